@@ -1,0 +1,44 @@
+/* Configuration: one table (config.def), one immutable snapshot.
+ *
+ * Values come from the file that CONFIG_FILE names (NAME=value lines, '#' comments), then from the environment, which wins. The
+ * snapshot is never changed or freed once published: a reload publishes a new one, and a request that still reads the
+ * old one is safe. Take config() once per request where several values must fit together. */
+#ifndef LIB_CONFIG_H
+#define LIB_CONFIG_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "lib/base.h"
+
+struct config {
+#define CFG_INT(field, unit, min, max, def, when, doc) int64_t field;
+#define CFG_STR(field, max_length, def, when, doc) const char *field;
+#define CFG_SECRET(field, max_length, def, when, doc) const char *field;
+#define CFG_SECRETS(field, count, max_length, pattern, when, doc) const char *field[count];
+#include "lib/config.def"
+#undef CFG_INT
+#undef CFG_STR
+#undef CFG_SECRET
+#undef CFG_SECRETS
+};
+
+/* The current snapshot; NULL before config_load(). Never blocks. */
+const struct config *config(void);
+
+/* Read everything and publish it. On a bad or unknown value nothing is published, and one sentence per fault (name, value,
+ * allowed range) goes to faults. Not for use by two threads at once. */
+MUST_USE bool config_load(FILE *faults);
+
+/* The same for a running process: only RELOAD values may differ; a changed RESTART value is a fault, all or nothing. */
+MUST_USE bool config_reload(FILE *faults);
+
+/* Print every value as NAME=value; secrets as "***" where set. For operators. */
+void config_print(FILE *out);
+
+/* Print the documentation page (Markdown) or the example file from the table. */
+void config_print_docs(FILE *out);
+void config_print_env_example(FILE *out);
+
+#endif

@@ -1,0 +1,71 @@
+/* PostgreSQL: pooled connections per shard, prepared statements, rows into shapes. The only module that knows libpq.
+ *
+ * Each query names its place (the owner's hash); place modulo SHARD_COUNT is its shard. A connection is leased at
+ * the first query of a scope and kept until pg_release() or the end of the scope; a second query of the same shard uses the same
+ * connection. Leases count over all processes of the instance (shared memory), so that DB_POOL_SIZE is the instance's. Every call may block,
+ * at most until the scope's deadline. */
+#ifndef LIB_PG_H
+#define LIB_PG_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "lib/id.h"
+#include "lib/scope.h"
+#include "lib/shape.h"
+
+enum { PG_PARAMS_MAX = 24 };
+
+/* A query with its arguments. Made only by the generated q_… functions (build/gen/queries.h), which type-check them. */
+struct pg_query {
+    const char *name; /* statement name, unique in the program */
+    const char *sql;
+    struct place place;
+    int n_params;
+    const char *params[PG_PARAMS_MAX]; /* text form in the scope's arena; NULL is SQL NULL */
+};
+
+/* Start the pools of this process; needs config and the instance's shared memory. */
+void pg_open(void);
+
+/* Close all idle connections. */
+void pg_close(void);
+
+/* Exactly one row into *out. ERR_NOT_FOUND for none. Others: ERR_POOL_SATURATED, ERR_DEPENDENCY_UNAVAILABLE (nothing was
+ * done), ERR_WRITE_UNKNOWN (connection lost during a write outside a transaction, or at commit), ERR_CONFLICT (unique violation),
+ * ERR_TIMED_OUT, ERR_INTERNAL. */
+MUST_USE enum err pg_one(struct scope *sc, struct pg_query q, const struct shape *shape, void *out);
+
+/* All rows: an array of structs in the arena. */
+MUST_USE enum err pg_many(struct scope *sc, struct pg_query q, const struct shape *shape,
+                          void *items_out, size_t *n_out);
+
+/* No rows wanted; n_out (may be NULL) gets the number of rows changed. */
+MUST_USE enum err pg_exec(struct scope *sc, struct pg_query q, int64_t *n_out);
+
+/* Begin a transaction on the place's shard; every query of the scope on that shard is part of it until pg_commit() or pg_rollback().
+ * Beginning twice is our bug (assertion). */
+MUST_USE enum err pg_begin(struct scope *sc, struct place place);
+
+/* Commit. ERR_WRITE_UNKNOWN where the connection was lost in between. */
+MUST_USE enum err pg_commit(struct scope *sc, struct place place);
+
+/* Roll back; never fails (a broken connection is dropped, which rolls back too). */
+void pg_rollback(struct scope *sc, struct place place);
+
+/* Give back all connections of the scope; an open transaction is rolled back. */
+void pg_release(struct scope *sc);
+
+/* Number of shards. */
+int pg_shard_count(void);
+
+/* Shard of a place. */
+int pg_shard_of(struct place place);
+
+/* A place on shard n < pg_shard_count(), for work that visits all shards. */
+struct place pg_place_on_shard(int shard);
+
+/* Is the shard's database reachable? One trivial query outside the pool's limit; latency_ms_out as measured. */
+MUST_USE enum err pg_ping(struct scope *sc, int shard, int64_t *latency_ms_out);
+
+#endif
