@@ -1,0 +1,123 @@
+/* A scope carries; it decides nothing. Only the leases need an end, and pg.c ends them. */
+#include "lib/scope.h"
+
+#include <string.h>
+
+#include "lib/clock.h"
+#include "lib/crypto.h"
+#include "lib/pg.h"
+#include "lib/str.h"
+
+void scope_init(struct scope *sc, struct arena *arena, int64_t timeout_ms)
+{
+    *sc = (struct scope){
+        .arena = arena, .deadline_mono_ms = clock_mono_ms() + timeout_ms, .shard = -1};
+}
+
+void scope_done(struct scope *sc)
+{
+    if (sc->leases != NULL) {
+        pg_release(sc);
+    }
+}
+
+int64_t scope_left_ms(const struct scope *sc, int64_t limit_ms)
+{
+    int64_t left = sc->deadline_mono_ms - clock_mono_ms();
+
+    return left < 0 ? 0 : left > limit_ms ? limit_ms : left;
+}
+
+enum err scope_fail(struct scope *sc, enum err e, const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    sc->cause = arena_vprintf(sc->arena, format, args);
+    va_end(args);
+    return e;
+}
+
+enum err scope_refuse(struct scope *sc, enum err e, const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    sc->detail = arena_vprintf(sc->arena, format, args);
+    va_end(args);
+    return e;
+}
+
+enum err scope_violation(struct scope *sc, const char *field, const char *code, const char *format,
+                         ...)
+{
+    va_list args;
+
+    if (sc->n_violations < VIOLATIONS_MAX) {
+        va_start(args, format);
+        sc->violations[sc->n_violations++] = (struct violation){
+            .field = field, .code = code, .detail = arena_vprintf(sc->arena, format, args)};
+        va_end(args);
+    }
+    return ERR_VALIDATION_FAILED;
+}
+
+void scope_forgive(struct scope *sc)
+{
+    sc->cause = NULL;
+    sc->detail = NULL;
+    sc->n_violations = 0;
+    sc->retry_after_s = 0;
+}
+
+static void set_traceparent(struct scope *sc, const char *trace_id, const char *flags)
+{
+    uint8_t span[8];
+    char span_hex[17];
+
+    crypto_random(span, sizeof(span));
+    hex_encode(span, sizeof(span), span_hex);
+    snprintf(sc->traceparent, sizeof(sc->traceparent), "00-%s-%s-%s", trace_id, span_hex, flags);
+}
+
+void scope_trace_new(struct scope *sc)
+{
+    uint8_t random[16];
+    char hex[33];
+
+    crypto_random(random, sizeof(random));
+    hex_encode(random, sizeof(random), hex);
+    set_traceparent(sc, hex, "01");
+    memcpy(sc->request_id, hex, sizeof(hex));
+}
+
+/* n lower-case hex digits, not all zero. */
+static bool is_hex_word(const char *text, size_t n)
+{
+    size_t i;
+    bool is_zero = true;
+
+    for (i = 0; i < n; i++) {
+        if (hex_digit(text[i]) < 0 || (text[i] >= 'A' && text[i] <= 'F')) {
+            return false;
+        }
+        is_zero = is_zero && text[i] == '0';
+    }
+    return !is_zero;
+}
+
+bool scope_trace_join(struct scope *sc, const char *traceparent)
+{
+    char trace_id[33];
+
+    if (strlen(traceparent) != TRACEPARENT_SIZE - 1 || !has_prefix(traceparent, "00-") ||
+        traceparent[35] != '-' || traceparent[52] != '-' || !is_hex_word(traceparent + 3, 32) ||
+        !is_hex_word(traceparent + 36, 16) || hex_digit(traceparent[53]) < 0 ||
+        hex_digit(traceparent[54]) < 0) {
+        return false;
+    }
+    memcpy(trace_id, traceparent + 3, 32);
+    trace_id[32] = '\0';
+    set_traceparent(sc, trace_id, traceparent + 53);
+    return true;
+}
