@@ -1,8 +1,9 @@
 /* HTTP client: one request at a time per thread, on kept connections.
  *
- * Each thread has a libcurl handle of its own with its connections, so nothing is shared or locked; it ends with the
- * thread. Only http and https, no redirects, no proxies from the environment, no signals, sockets are close-on-exec. All is
- * bounded: time (also by the scope's deadline), header bytes, body bytes. */
+ * Each thread has a libcurl handle of its own with its connections, so nothing is shared or locked;
+ * it ends with the thread. Only http and https, no redirects, no proxies from the environment, no
+ * signals, sockets are close-on-exec. All is bounded: time (also by the scope's deadline), header
+ * bytes, body bytes. */
 #ifndef LIB_HTTP_H
 #define LIB_HTTP_H
 
@@ -47,23 +48,25 @@ struct http_response {
     bool sent; /* a byte of the request may have reached the server */
 };
 
-/* Do it. Blocks up to timeout_ms or the scope's deadline. The reply's texts go to arena (which may be the scope's own or a
- * shorter lived one). OK for any status.
+/* Do it. Blocks up to timeout_ms or the scope's deadline. The reply's texts go to arena (which may
+ * be the scope's own or a shorter lived one). OK for any status.
  *
- * ERR_TIMED_OUT: the deadline was past before anything was sent. ERR_DEPENDENCY_UNAVAILABLE: no connection, no whole reply in
- * time, or one past the limits. ERR_INTERNAL: a header or URL with a control character, or a method not listed. The cause is told;
- * it holds no URL, since a URL may carry a signature. */
+ * ERR_TIMED_OUT: the deadline was past before anything was sent. ERR_DEPENDENCY_UNAVAILABLE: no
+ * connection, no whole reply in time, or one past the limits. ERR_INTERNAL: a header or URL with a
+ * control character, or a method not listed. The cause is told; it holds no URL, since a URL may
+ * carry a signature. */
 MUST_USE enum err http_do(struct scope *sc, struct arena *arena, const struct http_request *request,
                           struct http_response *response_out);
 
 /* Value of the first header field of that name (any case), or NULL. */
 const char *http_header(const struct http_response *response, const char *name);
 
-/* Read an HTTP date ("Fri, 24 May 2013 00:00:00 GMT") into wall clock milliseconds. False: not one. */
+/* Read an HTTP date ("Fri, 24 May 2013 00:00:00 GMT") into wall clock milliseconds. False: not
+ * one. */
 bool http_date_parse(const char *text, int64_t *wall_ms_out);
 
-/* Start libcurl. http_do() does it by itself; a program may call it once before its threads start, so that the first
- * request does not pay. Any thread, any number of times. */
+/* Start libcurl. http_do() does it by itself; a program may call it once before its threads start,
+ * so that the first request does not pay. Any thread, any number of times. */
 void http_open(void);
 
 #endif

@@ -44,7 +44,7 @@ bool json_i64(const struct json *value, int64_t *out);
 bool json_double(const struct json *value, double *out);
 
 /* Value of a boolean. */
-bool json_bool(const struct json *value, bool *out);
+bool json_truth(const struct json *value, bool *out);
 
 /* Text of a string, NULL for another kind. len_out (may be NULL) counts bytes; the text may hold NULs if it differs
  * from strlen(). Lives as long as the value. */

@@ -1,8 +1,9 @@
 /* AWS Signature Version 4, in headers and in query strings (presigned), as S3 wants it.
  *
- * S3 encodes a path once and does not normalise it; so does this. Everything here is computation on the arena that is
- * passed: nothing blocks, nothing fails. The derived signing key is kept per thread for the last (secret, day, region,
- * service), so that a signature costs one hash and one HMAC. Session tokens are not supported. */
+ * S3 encodes a path once and does not normalise it; so does this. Everything here is computation on
+ * the arena that is passed: nothing blocks, nothing fails. The derived signing key is kept per
+ * thread for the last (secret, day, region, service), so that a signature costs one hash and one
+ * HMAC. Session tokens are not supported. */
 #ifndef LIB_SIGV4_H
 #define LIB_SIGV4_H
 
@@ -52,17 +53,18 @@ struct sigv4_signed {
     const char *signature;     /* 64 hex digits */
 };
 
-/* Sign in headers: x-amz-date is added to the signed ones. The caller sends the headers that it passed, x-amz-date and
- * Authorization, and target as it is. */
+/* Sign in headers: x-amz-date is added to the signed ones. The caller sends the headers that it
+ * passed, x-amz-date and Authorization, and target as it is. */
 void sigv4_sign(struct arena *a, const struct sigv4_key *key, const struct sigv4_request *request,
                 struct sigv4_signed *out);
 
-/* Sign in the query: target carries everything, and works for ttl_s (1 … SIGV4_TTL_MAX_S, clamped). The client must send
- * the same headers that are passed here. */
+/* Sign in the query: target carries everything, and works for ttl_s (1 … SIGV4_TTL_MAX_S, clamped).
+ * The client must send the same headers that are passed here. */
 void sigv4_presign(struct arena *a, const struct sigv4_key *key,
                    const struct sigv4_request *request, int64_t ttl_s, struct sigv4_signed *out);
 
-/* Append the canonical request as the specification has it, without adding anything. For sigv4_sign(), tests, fuzzing. */
+/* Append the canonical request as the specification has it, without adding anything. For
+ * sigv4_sign(), tests, fuzzing. */
 void sigv4_canonical(struct strbuf *out, const struct sigv4_request *request);
 
 /* Write wall_ms (years 1970 to 9999) as ISO 8601 basic text with its NUL. */

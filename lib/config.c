@@ -1,0 +1,452 @@
+/* config.def unfolded: one descriptor per variable, one generic parser, snapshots that never change. */
+#include "lib/config.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+
+#include "lib/str.h"
+
+extern char **environ;
+
+enum kind { KIND_INT, KIND_STR, KIND_SECRET };
+enum when { RELOAD, RESTART };
+
+enum { NAME_MAX_LEN = 64, LINE_MAX_LEN = 2048, FILE_MAX_LINES = 2000 };
+
+struct variable {
+    const char *name; /* field name, or the pattern of a family */
+    enum kind kind;
+    enum when when;
+    size_t offset;
+    int count; /* members of a family, 0 for a single one */
+    int64_t min, max;
+    int64_t default_i64;
+    const char *default_text;
+    const char *unit, *doc;
+};
+
+#define CFG_INT(field, unit, least, most, def, when, doc) \
+    _Static_assert((def) >= (least) && (def) <= (most), #field ": default out of range");
+#define CFG_STR(field, max_length, def, when, doc) \
+    _Static_assert(sizeof(def) - 1 <= (max_length), #field ": default too long");
+#define CFG_SECRET(field, max_length, def, when, doc)
+#define CFG_SECRETS(field, count, max_length, pattern, when, doc)
+#include "lib/config.def"
+#undef CFG_INT
+#undef CFG_STR
+#undef CFG_SECRET
+#undef CFG_SECRETS
+
+#define CFG_INT(field, u, least, most, def, w, d)                                                 \
+    {.name = #field, .kind = KIND_INT, .when = w, .offset = offsetof(struct config, field),       \
+     .min = least, .max = most, .default_i64 = def, .unit = u, .doc = d},
+#define CFG_STR(field, max_length, def, w, d)                                                     \
+    {.name = #field, .kind = KIND_STR, .when = w, .offset = offsetof(struct config, field),       \
+     .max = max_length, .default_text = def, .unit = "", .doc = d},
+#define CFG_SECRET(field, max_length, def, w, d)                                                  \
+    {.name = #field, .kind = KIND_SECRET, .when = w, .offset = offsetof(struct config, field),    \
+     .max = max_length, .default_text = def, .unit = "", .doc = d},
+#define CFG_SECRETS(field, n, max_length, pattern, w, d)                                          \
+    {.name = pattern, .kind = KIND_SECRET, .when = w, .offset = offsetof(struct config, field),   \
+     .count = n, .max = max_length, .default_text = "", .unit = "", .doc = d},
+static const struct variable variables[] = {
+#include "lib/config.def"
+};
+#undef CFG_INT
+#undef CFG_STR
+#undef CFG_SECRET
+#undef CFG_SECRETS
+
+static _Atomic(const struct config *) published;
+
+const struct config *config(void)
+{
+    return atomic_load_explicit(&published, memory_order_acquire);
+}
+
+/* Environment name of a variable, or of member i of a family. */
+static void env_name(const struct variable *v, int i, char out[NAME_MAX_LEN])
+{
+    char *p;
+
+    if (v->count > 0) {
+        const char *percent = strchr(v->name, '%');
+        bool is_padded = percent[1] == '0';
+
+        snprintf(out, NAME_MAX_LEN, is_padded ? "%.*s%02d%s" : "%.*s%d%s",
+                 (int)(percent - v->name), v->name, i, strchr(percent, 'd') + 1);
+        return;
+    }
+    snprintf(out, NAME_MAX_LEN, "%s", v->name);
+    for (p = out; *p != '\0'; p++) {
+        if (*p >= 'a' && *p <= 'z') {
+            *p = (char)(*p - 'a' + 'A');
+        }
+    }
+}
+
+static const char **text_slot(const struct variable *v, struct config *c, int i)
+{
+    return (const char **)((char *)c + v->offset) + i;
+}
+
+static int64_t *int_slot(const struct variable *v, struct config *c)
+{
+    return (int64_t *)((char *)c + v->offset);
+}
+
+static bool set_value(const struct variable *v, int i, const char *text, struct config *c,
+                      FILE *faults)
+{
+    char name[NAME_MAX_LEN];
+    int64_t value;
+
+    env_name(v, i, name);
+    if (v->kind == KIND_INT) {
+        if (!i64_parse(text, &value) || value < v->min || value > v->max) {
+            fprintf(faults, "%s is \"%s\": allowed is a whole number from %lld to %lld%s%s.\n",
+                    name, text, (long long)v->min, (long long)v->max, *v->unit != '\0' ? " " : "",
+                    v->unit);
+            return false;
+        }
+        *int_slot(v, c) = value;
+        return true;
+    }
+    if ((int64_t)strlen(text) > v->max || !utf8_valid(text, strlen(text))) {
+        fprintf(faults, "%s is too long or not UTF-8: allowed are up to %lld bytes.\n", name,
+                (long long)v->max);
+        return false;
+    }
+    *text_slot(v, c, i) = strdup(text); /* lives as long as the snapshot: for ever */
+    return true;
+}
+
+static void set_defaults(struct config *c)
+{
+    size_t n;
+    int i;
+
+    for (n = 0; n < ARRAY_LEN(variables); n++) {
+        const struct variable *v = &variables[n];
+
+        if (v->kind == KIND_INT) {
+            *int_slot(v, c) = v->default_i64;
+            continue;
+        }
+        for (i = 0; i < (v->count > 0 ? v->count : 1); i++) {
+            *text_slot(v, c, i) = v->default_text;
+        }
+    }
+}
+
+/* Find a variable by its environment name. */
+static const struct variable *find(const char *name, int *index_out)
+{
+    char candidate[NAME_MAX_LEN];
+    size_t n;
+    int i;
+
+    for (n = 0; n < ARRAY_LEN(variables); n++) {
+        int count = variables[n].count > 0 ? variables[n].count : 1;
+
+        for (i = 0; i < count; i++) {
+            env_name(&variables[n], i, candidate);
+            if (strcmp(candidate, name) == 0) {
+                *index_out = i;
+                return &variables[n];
+            }
+        }
+    }
+    return NULL;
+}
+
+/* Edit distance (Levenshtein), for names that are nearly right. */
+static int distance(const char *a, const char *b)
+{
+    int row[NAME_MAX_LEN + 1];
+    int i, j, len_b = (int)strlen(b);
+
+    for (j = 0; j <= len_b; j++) {
+        row[j] = j;
+    }
+    for (i = 1; a[i - 1] != '\0'; i++) {
+        int diagonal = row[0];
+
+        row[0] = i;
+        for (j = 1; j <= len_b; j++) {
+            int change = diagonal + (a[i - 1] != b[j - 1]);
+            int drop = (row[j] < row[j - 1] ? row[j] : row[j - 1]) + 1;
+
+            diagonal = row[j];
+            row[j] = change < drop ? change : drop;
+        }
+    }
+    return row[len_b];
+}
+
+static void report_unknown(const char *name, const char *path, int line, FILE *faults)
+{
+    char candidate[NAME_MAX_LEN], nearest[NAME_MAX_LEN] = "";
+    int least = 5;
+    size_t n;
+
+    for (n = 0; n < ARRAY_LEN(variables) && strlen(name) < NAME_MAX_LEN; n++) {
+        int d;
+
+        env_name(&variables[n], 0, candidate);
+        d = distance(name, candidate);
+        if (d < least) {
+            least = d;
+            memcpy(nearest, candidate, sizeof(nearest));
+        }
+    }
+    fprintf(faults, "%s:%d: there is no variable %s", path, line, name);
+    if (*nearest != '\0') {
+        fprintf(faults, "; do you mean %s?\n", nearest);
+    } else {
+        fputs("; docs/config.md lists them all.\n", faults);
+    }
+}
+
+/* Apply one line of the file. */
+static bool apply_line(char *text, const char *path, int line, struct config *c, FILE *faults)
+{
+    size_t len = strcspn(text, "\r\n");
+    const struct variable *v;
+    char *equals;
+    int i;
+
+    text[len] = '\0';
+    if (*text == '#' || *text == '\0') {
+        return true;
+    }
+    equals = strchr(text, '=');
+    if (equals == NULL) {
+        fprintf(faults, "%s:%d: a line is NAME=value, a comment or empty.\n", path, line);
+        return false;
+    }
+    *equals = '\0';
+    v = find(text, &i);
+    if (v == NULL) {
+        report_unknown(text, path, line, faults);
+        return false;
+    }
+    return set_value(v, i, equals + 1, c, faults);
+}
+
+static bool apply_file(const char *path, struct config *c, FILE *faults)
+{
+    FILE *file = fopen(path, "re");
+    char text[LINE_MAX_LEN];
+    bool is_good = true;
+    int line;
+
+    if (file == NULL) {
+        fprintf(faults, "CONFIG_FILE %s cannot be read: %s.\n", path, strerror(errno));
+        return false;
+    }
+    for (line = 1; line <= FILE_MAX_LINES && fgets(text, sizeof(text), file) != NULL; line++) {
+        is_good = apply_line(text, path, line, c, faults) && is_good;
+    }
+    fclose(file);
+    return is_good;
+}
+
+static bool apply_environment(struct config *c, FILE *faults)
+{
+    char name[NAME_MAX_LEN];
+    bool is_good = true;
+    size_t n;
+    int i;
+
+    for (n = 0; n < ARRAY_LEN(variables); n++) {
+        const struct variable *v = &variables[n];
+
+        for (i = 0; i < (v->count > 0 ? v->count : 1); i++) {
+            const char *value;
+
+            env_name(v, i, name);
+            value = getenv(name);
+            if (value != NULL) {
+                is_good = set_value(v, i, value, c, faults) && is_good;
+            }
+        }
+    }
+    return is_good;
+}
+
+/* Rules that span several variables. */
+static bool fits_together(const struct config *c, FILE *faults)
+{
+    int64_t i;
+
+    if (strcmp(c->event_bus, "redis") != 0 && strcmp(c->event_bus, "kafka") != 0) {
+        fprintf(faults, "EVENT_BUS is \"%s\": allowed are redis and kafka.\n", c->event_bus);
+        return false;
+    }
+    for (i = 1; i < c->shard_count; i++) {
+        if (*c->database_shard_url[i] == '\0') {
+            fprintf(faults, "SHARD_COUNT is \"%lld\": DATABASE_SHARD_%02d_URL is missing.\n",
+                    (long long)c->shard_count, (int)i);
+            return false;
+        }
+    }
+    return true;
+}
+
+/* A new snapshot, or NULL with the faults told. */
+static struct config *read_all(FILE *faults)
+{
+    struct config *c = calloc(1, sizeof(*c));
+    const char *path = getenv("CONFIG_FILE");
+    bool is_good;
+
+    if (c == NULL) {
+        fputs("There is no memory for the configuration.\n", faults);
+        return NULL;
+    }
+    set_defaults(c);
+    is_good = path == NULL || *path == '\0' || apply_file(path, c, faults);
+    is_good = apply_environment(c, faults) && is_good;
+    if (!is_good || !fits_together(c, faults)) {
+        free(c);
+        return NULL;
+    }
+    return c;
+}
+
+bool config_load(FILE *faults)
+{
+    struct config *c = read_all(faults);
+
+    if (c == NULL) {
+        return false;
+    }
+    atomic_store_explicit(&published, c, memory_order_release);
+    return true;
+}
+
+static bool is_changed(const struct variable *v, struct config *old, struct config *new)
+{
+    int i;
+
+    if (v->kind == KIND_INT) {
+        return *int_slot(v, old) != *int_slot(v, new);
+    }
+    for (i = 0; i < (v->count > 0 ? v->count : 1); i++) {
+        if (strcmp(*text_slot(v, old, i), *text_slot(v, new, i)) != 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+bool config_reload(FILE *faults)
+{
+    struct config *old = (struct config *)(uintptr_t)config();
+    struct config *c = read_all(faults);
+    bool is_good = true;
+    size_t n;
+
+    if (c == NULL) {
+        return false;
+    }
+    for (n = 0; n < ARRAY_LEN(variables); n++) {
+        if (variables[n].when == RESTART && is_changed(&variables[n], old, c)) {
+            char name[NAME_MAX_LEN];
+
+            env_name(&variables[n], 0, name);
+            fprintf(faults, "%s has changed, but takes effect only with a restart.\n", name);
+            is_good = false;
+        }
+    }
+    if (is_good) {
+        atomic_store_explicit(&published, c, memory_order_release);
+    } else {
+        free(c);
+    }
+    return is_good;
+}
+
+void config_print(FILE *out)
+{
+    struct config *c = (struct config *)(uintptr_t)config();
+    char name[NAME_MAX_LEN];
+    size_t n;
+    int i;
+
+    for (n = 0; n < ARRAY_LEN(variables); n++) {
+        const struct variable *v = &variables[n];
+
+        for (i = 0; i < (v->count > 0 ? v->count : 1); i++) {
+            env_name(v, i, name);
+            if (v->kind == KIND_INT) {
+                fprintf(out, "%s=%lld\n", name, (long long)*int_slot(v, c));
+            } else if (v->kind == KIND_STR) {
+                fprintf(out, "%s=%s\n", name, *text_slot(v, c, i));
+            } else if (**text_slot(v, c, i) != '\0') {
+                fprintf(out, "%s=***\n", name);
+            }
+        }
+    }
+}
+
+/* "DATABASE_SHARD_nn_URL" rather than member 0 of the family. */
+static void doc_name(const struct variable *v, char out[NAME_MAX_LEN])
+{
+    if (v->count > 0) {
+        const char *percent = strchr(v->name, '%');
+
+        snprintf(out, NAME_MAX_LEN, "%.*s%s%s", (int)(percent - v->name), v->name,
+                 percent[1] == '0' ? "nn" : "n", strchr(percent, 'd') + 1);
+    } else {
+        env_name(v, 0, out);
+    }
+}
+
+void config_print_docs(FILE *out)
+{
+    char name[NAME_MAX_LEN];
+    size_t n;
+
+    fputs("# Configuration\n\nGenerated from `lib/config.def`. Values come from the file that "
+          "`CONFIG_FILE` names, then from the environment, which wins. A bad or unknown value "
+          "stops the start with a sentence that names it.\n\n"
+          "| variable | default | range | takes effect | meaning |\n|---|---|---|---|---|\n",
+          out);
+    for (n = 0; n < ARRAY_LEN(variables); n++) {
+        const struct variable *v = &variables[n];
+
+        doc_name(v, name);
+        fprintf(out, "| `%s` | ", name);
+        if (v->kind == KIND_INT) {
+            fprintf(out, "%lld | %lld … %lld %s", (long long)v->default_i64, (long long)v->min,
+                    (long long)v->max, v->unit);
+        } else {
+            fprintf(out, "%s | up to %lld bytes%s", v->default_text, (long long)v->max,
+                    v->kind == KIND_SECRET ? ", secret" : "");
+        }
+        fprintf(out, " | %s | %s |\n", v->when == RELOAD ? "on reload" : "on restart", v->doc);
+    }
+}
+
+void config_print_env_example(FILE *out)
+{
+    char name[NAME_MAX_LEN];
+    size_t n;
+
+    fputs("# Generated from lib/config.def. Every variable with its default; "
+          "docs/config.md says more.\n",
+          out);
+    for (n = 0; n < ARRAY_LEN(variables); n++) {
+        const struct variable *v = &variables[n];
+
+        doc_name(v, name);
+        fprintf(out, "\n# %s\n#%s=", v->doc, name);
+        if (v->kind == KIND_INT) {
+            fprintf(out, "%lld\n", (long long)v->default_i64);
+        } else {
+            fprintf(out, "%s\n", v->default_text);
+        }
+    }
+}
