@@ -6,6 +6,8 @@
 #ifndef LIB_REDIS_H
 #define LIB_REDIS_H
 
+#include <stdatomic.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -23,11 +25,12 @@ struct redis_reply {
     size_t n_items;
 };
 
-/* A Lua script; define it once per file with REDIS_SCRIPT. Its SHA-1 is computed at first use. */
+/* A Lua script: a static object with name and source set; the rest is redis.c's. */
 struct redis_script {
     const char *name;
     const char *source;
-    char sha1[41]; /* filled once, by whoever comes first with the same value */
+    char sha1[41];
+    _Atomic bool is_known; /* sha1 is filled */
 };
 
 enum { REDIS_ARGS_MAX = 64 };
