@@ -36,13 +36,13 @@ struct sigv4_pair {
 /* What is signed. The caller keeps all of it. */
 struct sigv4_request {
     const char *method;
-    const char *path;                 /* begins with '/', not encoded */
-    const struct sigv4_pair *query;   /* not encoded, any order */
+    const char *path;               /* begins with '/', not encoded */
+    const struct sigv4_pair *query; /* not encoded, any order */
     size_t n_query;
     const struct sigv4_pair *headers; /* all are signed; one is host */
     size_t n_headers;
-    const char *payload_hash;         /* hex SHA-256 of the body; NULL: UNSIGNED-PAYLOAD */
-    int64_t wall_ms;                  /* time of the signature */
+    const char *payload_hash; /* hex SHA-256 of the body; NULL: UNSIGNED-PAYLOAD */
+    int64_t wall_ms;          /* time of the signature */
 };
 
 /* The result, in the arena. */
@@ -58,7 +58,7 @@ struct sigv4_signed {
 void sigv4_sign(struct arena *a, const struct sigv4_key *key, const struct sigv4_request *request,
                 struct sigv4_signed *out);
 
-/* Sign in the query: target carries everything, and works for ttl_s (1 … SIGV4_TTL_MAX_S, clamped).
+/* Sign in the query: target carries everything, and works for ttl_s (1 to SIGV4_TTL_MAX_S, clamped).
  * The client must send the same headers that are passed here. */
 void sigv4_presign(struct arena *a, const struct sigv4_key *key,
                    const struct sigv4_request *request, int64_t ttl_s, struct sigv4_signed *out);
