@@ -1,0 +1,134 @@
+"""Fixtures of all integration tests, and the check of the whole run against the contract.
+
+One process starts the mail server and judges the record at the end: the only one, or with -n the one that the workers report to.
+Tests on a private stack carry the xdist group "private", so that one worker runs them one after the other."""
+import os
+import pathlib
+import subprocess
+import sys
+import urllib.parse
+
+import pytest
+
+from harness import mail, record, stack as stacks
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+MAIL_SERVER = pytest.StashKey()
+
+
+def mail_folder():
+    """Where mails of this run are kept."""
+    return record.folder() / "mail"
+
+
+def is_worker(config):
+    """Is this one of xdist's workers?"""
+    return hasattr(config, "workerinput")
+
+
+def pytest_configure(config):
+    """Before anything runs: an empty record and a mail server."""
+    if config.getoption("dist", "no") == "load":
+        config.option.dist = "loadgroup"
+    if is_worker(config) or config.option.collectonly:
+        return
+    record.clear()
+    stack = stacks.Stack.from_environment()
+    url = urllib.parse.urlsplit(stack.env.get("SMTP_URL", "") if stack else "")
+    if url.port and url.hostname in ("127.0.0.1", "localhost"):
+        config.stash[MAIL_SERVER] = mail.MailServer("127.0.0.1", url.port, mail_folder())
+
+
+def pytest_collection_modifyitems(items):
+    """The private stack's tests first: they are the longest row."""
+    def is_private(item):
+        return any(mark.args == ("private",) for mark in item.iter_markers("xdist_group"))
+    items.sort(key=lambda item: not is_private(item))
+
+
+def is_whole_run(config):
+    """Was the whole suite asked for?"""
+    option = config.option
+    folders = {pathlib.Path(str(a)).resolve() for a in config.args}
+    return (not option.keyword and not option.markexpr and not option.collectonly
+            and folders == {pathlib.Path(__file__).resolve().parent})
+
+
+def pytest_sessionfinish(session, exitstatus):
+    """Judge the record of a whole run."""
+    config = session.config
+    if is_worker(config):
+        return
+    if MAIL_SERVER in config.stash:
+        config.stash[MAIL_SERVER].stop()
+    if exitstatus in (0, 1) and is_whole_run(config) and stacks.Stack.from_environment():
+        done = subprocess.run([sys.executable, str(ROOT / "tools/check_contract.py")], text=True,
+                              capture_output=True, check=False)
+        reporter = config.pluginmanager.get_plugin("terminalreporter")
+        reporter.ensure_newline()
+        reporter.write_sep("=", "contract")
+        reporter.write_line(done.stdout.rstrip() + done.stderr.rstrip())
+        if done.returncode != 0:
+            session.exitstatus = 1
+
+
+@pytest.fixture(scope="session")
+def stack():
+    """The stack under test."""
+    found = stacks.Stack.from_environment()
+    if found is None:
+        pytest.exit(stacks.HOW_TO_RUN, returncode=2)
+    found.wait_ready()
+    return found
+
+
+@pytest.fixture
+def api(stack):
+    """A client that is not logged in."""
+    return stack.client()
+
+
+@pytest.fixture
+def user(stack):
+    """A new account, logged in."""
+    return stack.user()
+
+
+@pytest.fixture
+def other(stack):
+    """Another new account, logged in."""
+    return stack.user(name="Somebody Else")
+
+
+@pytest.fixture
+def client(user):
+    """The new account's client."""
+    return user.client
+
+
+@pytest.fixture(scope="session")
+def mailbox(stack):
+    """What the stack has mailed in this run."""
+    if not stack.env.get("SMTP_URL"):
+        pytest.skip("the stack has no SMTP_URL")
+    return mail.Mailbox(mail_folder())
+
+
+@pytest.fixture(scope="session")
+def admin(stack):
+    """An administrator's client."""
+    account = stack.user(name="Operator", login=False)
+    stack.sql(stack.shard_of(account.id), "UPDATE users SET role = 'admin' WHERE id = %s",
+              account.id)
+    return account.second_client()
+
+
+@pytest.fixture(scope="session")
+def private(tmp_path_factory):
+    """A stack of its own with low limits, for tests that exhaust or break it."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0")
+    with stacks.private_stack(
+            f"test-private-{os.getpid()}-{worker}", SHARD_COUNT=2, RATE_LIMIT_MAX=200, RATE_LIMIT_WINDOW_MS=10000,
+            RATE_LIMIT_CRITICAL_MAX=20, MAX_SESSIONS=60, JOB_LEASE_MS=3000, JOB_HEARTBEAT_MS=300,
+            JOB_BACKOFF_MS=200, SESSION_TTL=86400) as found:
+        yield found

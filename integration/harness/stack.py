@@ -1,0 +1,274 @@
+"""A running stack: where it is, its configuration, its processes, and the faults a test can cause in it."""
+import contextlib
+import json
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.parse
+
+import psycopg2
+import redis
+import requests
+
+from . import waits
+from .client import Client, User
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT / "deploy"))
+
+from stack import procs  # noqa: E402  (deploy/stack, found by the path above)
+
+HOW_TO_RUN = """The integration tests need a running stack. `make test` starts one of its own; to use one that is up:
+    deploy/run-integration-tests   or   MB_URL=http://127.0.0.1:8080 MB_STACK_DIR=.data/default pytest integration"""
+READY_S = 60
+
+
+class Stack:
+    """One stack, found by its folder and address."""
+
+    def __init__(self, url, folder, s3_url=None, metrics_url=None):
+        self.url = url.rstrip("/")
+        self.port = urllib.parse.urlsplit(self.url).port
+        self.s3_url = s3_url or f"http://127.0.0.1:{self.port + 1}"
+        self.metrics_url = metrics_url or f"http://127.0.0.1:{self.port + 2}/metrics"
+        self.folder = pathlib.Path(folder).resolve()
+
+    @classmethod
+    def from_environment(cls):
+        """The stack that the environment names; None where it names none."""
+        url, folder = os.environ.get("MB_URL"), os.environ.get("MB_STACK_DIR")
+        if not url or not folder:
+            return None
+        return cls(url, folder, os.environ.get("MB_S3_URL"), os.environ.get("MB_METRICS_URL"))
+
+    @property
+    def env(self):
+        """The configuration that the programs of the stack read."""
+        values = {}
+        for line in (self.folder / "stack.env").read_text().splitlines():
+            name, equals, value = line.partition("=")
+            if equals and re.fullmatch(r"[A-Z][A-Z0-9_]*", name):
+                values[name] = value.strip()
+        return values
+
+    # Clients
+
+    def client(self, **options):
+        """A client that is not logged in."""
+        return Client(self.url, **options)
+
+    def user(self, **options):
+        """A new account, logged in."""
+        return User(self.url, **options)
+
+    # What is inside
+
+    def shard_urls(self):
+        """libpq strings of all shards, in order."""
+        env = self.env
+        numbered = {int(m.group(1)): v for k, v in env.items()
+                    if (m := re.fullmatch(r"DATABASE_SHARD_(\d+)_URL", k))}
+        count = int(env.get("SHARD_COUNT", "1"))
+        return [numbered.get(n) or env["DATABASE_URL"] for n in range(count)]
+
+    def shard_of(self, some_id):
+        """The shard of an owned id or of a user id (contract, section 5)."""
+        import hashlib
+        place = some_id[:8]
+        if some_id[14] == "7":
+            place = hashlib.sha256(some_id.encode()).hexdigest()[:8]
+        return int(place, 16) % int(self.env.get("SHARD_COUNT", "1"))
+
+    def sql(self, shard, statement, *arguments):
+        """Run a statement on one shard; its rows, if it has any."""
+        with contextlib.closing(psycopg2.connect(self.shard_urls()[shard],
+                                                 connect_timeout=5)) as connection:
+            with connection, connection.cursor() as cursor:
+                cursor.execute(statement, arguments)
+                return cursor.fetchall() if cursor.description else []
+
+    def redis(self):
+        """A connection to Redis."""
+        return redis.Redis.from_url(self.env["REDIS_URL"].split(",")[0], socket_timeout=5)
+
+    def ctl(self, *words, text=None):
+        """Run maxboosterctl of the stack; the finished process."""
+        env = {"CONFIG_FILE": str(self.folder / "stack.env"), "PATH": os.environ["PATH"]}
+        return subprocess.run([str(self.folder / "bin/maxboosterctl"), *words], env=env, input=text,
+                              capture_output=True, text=True, timeout=30, check=False)
+
+    def metrics(self):
+        """{name with labels: value} of the instance."""
+        text = requests.get(self.metrics_url, timeout=10).text
+        found = {}
+        for line in text.splitlines():
+            if line and not line.startswith("#"):
+                name, _, value = line.rpartition(" ")
+                found[name] = float(value)
+        return found
+
+    def log_files(self):
+        """All log files of the stack."""
+        return sorted(p for p in (self.folder / "log").rglob("*") if p.is_file())
+
+    def log_lines(self, request_id, seconds=10):
+        """The API's JSON lines of a request (waited for)."""
+        needle = json.dumps(request_id)
+
+        def found():
+            lines = []
+            for file in self.log_files():
+                if "api" not in file.name:
+                    continue
+                with open(file, encoding="utf-8", errors="strict") as text:
+                    lines += [line for line in text if needle in line]
+            return lines
+        return [json.loads(line) for line in
+                waits.wait_until(found, seconds, f"log line of request {request_id}")]
+
+    def fastcgi_socket(self):
+        """Path of the unix socket that the API listens on."""
+        found = [p for p in self.folder.rglob("*.sock")
+                 if p.is_socket() and re.search("api|fcgi", p.name)]
+        assert found, f"no FastCGI socket under {self.folder}"
+        return str(found[0])
+
+    # Processes
+
+    def processes(self, program):
+        """The living processes of a program (api, worker, scheduler, redis, postgres, s3, nginx)."""
+        table = json.loads((self.folder / "conf/programs.json").read_text())["programs"]
+        folders = {p["cwd"]: n for n, p in table.items() if p["has_own_folder"]}
+        every = {p.pid: p for p in procs.of_stack(str(self.folder), folders)}
+        mine = {pid for pid, p in every.items() if p.program == program}
+        # postgres and nginx children hide their environment; they belong to who started them.
+        grew = True
+        while grew:
+            more = {pid for pid, p in every.items() if p.ppid in mine} - mine
+            mine |= more
+            grew = bool(more)
+        return [every[pid] for pid in sorted(mine)]
+
+    def main_process(self, program):
+        """The process of a program that has no parent among its own."""
+        mine = self.processes(program)
+        pids = {p.pid for p in mine}
+        tops = [p for p in mine if p.ppid not in pids]
+        assert len(tops) == 1, f"{program}: {[(p.pid, p.text) for p in mine]}"
+        return tops[0]
+
+    def api_workers(self):
+        """The API processes themselves, without what starts them."""
+        return [p for p in self.processes("api")
+                if os.path.basename(p.text.split(" ")[0]) == "maxbooster-api"]
+
+    def kill(self, pid, signal_number=signal.SIGKILL):
+        """End one process, found before by this object."""
+        os.kill(pid, signal_number)
+
+    def kill_main(self, program):
+        """kill -9 of the program's main process; its pid."""
+        pid = self.main_process(program).pid
+        self.kill(pid)
+        return pid
+
+    def kill_api_process(self):
+        """kill -9 of one API process; its pid."""
+        pid = self.api_workers()[0].pid
+        self.kill(pid)
+        return pid
+
+    def kill_worker(self):
+        """kill -9 of the job worker."""
+        return self.kill_main("worker")
+
+    def kill_scheduler(self):
+        """kill -9 of the scheduler."""
+        return self.kill_main("scheduler")
+
+    @contextlib.contextmanager
+    def frozen(self, program):
+        """All processes of a program stand still (SIGSTOP) while the block runs."""
+        stopped = []
+        try:
+            for process in self.processes(program):
+                os.kill(process.pid, signal.SIGSTOP)
+                stopped.append(process.pid)
+            assert stopped, f"{program}: no process found"
+            yield
+        finally:
+            for pid in stopped:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
+    @contextlib.contextmanager
+    def stopped(self, program):
+        """A program is stopped, and not started again, while the block runs."""
+        self._supervisor("stop", program)
+        try:
+            yield
+        finally:
+            self._supervisor("start", program)
+
+    def _supervisor(self, *words):
+        conf = next(p for p in (self.folder / "conf").glob("supervisord*.conf"))
+        done = subprocess.run(["/usr/bin/supervisorctl", "-c", str(conf), *words], timeout=60,
+                              capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    # Readiness
+
+    def status(self):
+        """The reply of /api/system/status, whatever it is; None where nothing answers."""
+        try:
+            return requests.get(self.url + "/api/system/status", timeout=10)
+        except requests.RequestException:
+            return None
+
+    def wait_ready(self, seconds=READY_S):
+        """Wait until the stack says that it is ready."""
+        return waits.wait_until(
+            lambda: (reply := self.status()) is not None and reply.status_code == 200,
+            seconds, f"{self.url} to be ready", every=0.1)
+
+
+def free_port_base():
+    """A PORT_BASE whose first forty ports are free."""
+    for base in range(20000, 30000, 100):
+        try:
+            with contextlib.ExitStack() as held:
+                for port in range(base, base + 40):
+                    s = held.enter_context(socket.socket())
+                    s.bind(("127.0.0.1", port))
+            return base
+        except OSError:
+            continue
+    raise AssertionError("no free range of ports")
+
+
+@contextlib.contextmanager
+def private_stack(name, **variables):
+    """A stack of its own with these variables, gone with its data at the end."""
+    base = free_port_base()
+    make = ["make", "-C", str(ROOT), "--no-print-directory", f"STACK={name}"]
+    env = {k: v for k, v in os.environ.items()
+           if not k.startswith("MB_") and k not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
+    words = [f"PORT_BASE={base}"] + [f"{k}={v}" for k, v in variables.items()]
+
+    def run(target, *more, check=True):
+        done = subprocess.run([*make, target, *more], env=env, capture_output=True, text=True,
+                              timeout=240, check=False)
+        assert done.returncode == 0 or not check, f"make {target}: {done.stdout}{done.stderr}"
+
+    try:
+        run("up", *words)
+        stack = Stack(f"http://127.0.0.1:{base}", ROOT / ".data" / name)
+        stack.wait_ready()
+        yield stack
+    finally:
+        run("down", check=False)
+        run("clean-data", check=False)
