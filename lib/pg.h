@@ -14,12 +14,18 @@
 #include "lib/scope.h"
 #include "lib/shape.h"
 
-enum { PG_PARAMS_MAX = 24 };
+enum { PG_PARAMS_MAX = 24, PG_QUERY_INDEX_MAX = 511 };
+
+/* What a query gives; calling it by another function is our bug (ERR_INTERNAL). */
+enum pg_kind { PG_ONE, PG_MANY, PG_EXEC };
 
 /* A query with its arguments. Made only by the generated q_… functions (build/gen/queries.h), which type-check them. */
 struct pg_query {
     const char *name; /* statement name, unique in the program */
     const char *sql;
+    int index; /* 1 … PG_QUERY_INDEX_MAX, unique in the program; 0: not to be prepared */
+    enum pg_kind kind;
+    bool read_only; /* may be run twice */
     struct place place;
     int n_params;
     const char *params[PG_PARAMS_MAX]; /* text form in the scope's arena; NULL is SQL NULL */

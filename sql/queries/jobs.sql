@@ -1,0 +1,131 @@
+-- Jobs, on their owner's shard; a job's id names that shard too. Writes of a running job carry the
+-- fence of its claim: with an older fence, or after a cancel, they change nothing and return
+-- nothing.
+
+-- set: job_columns id, user_id, type, status, payload, progress, attempts, stalled, fence, result,
+--   error, traceparent, run_at, created_at, started_at, finished_at, updated_at
+
+-- name: jobs_insert :one
+-- shard: id
+-- args: id uuid, user_id uuid?, type text, payload jsonb, traceparent text, run_at timestamptz
+-- A promised job (absent run_at: due now).
+INSERT INTO jobs (id, user_id, type, payload, traceparent, run_at)
+VALUES ($1, $2, $3, $4, $5, coalesce($6, now()))
+RETURNING :job_columns;
+
+-- name: jobs_by_id :one
+-- shard: id
+-- args: id uuid
+-- A job, whoever owns it; for workers and the scheduler.
+SELECT :job_columns FROM jobs WHERE id = $1;
+
+-- name: jobs_by_owner :one
+-- shard: user_id
+-- args: user_id uuid, id uuid
+-- A job of its owner.
+SELECT :job_columns FROM jobs WHERE id = $2 AND user_id = $1;
+
+-- name: jobs_list :many
+-- shard: user_id
+-- args: user_id uuid, after uuid?, max_rows bigint
+-- A page of a user's jobs, newest first, behind one id.
+SELECT :job_columns
+FROM jobs
+WHERE user_id = $1 AND id < coalesce($2, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)
+ORDER BY id DESC
+LIMIT $3;
+
+-- name: jobs_cancel :one
+-- shard: user_id
+-- args: user_id uuid, id uuid
+-- Cancel what is not finished; the fence keeps a running worker from writing. Not found: it was
+-- finished.
+UPDATE jobs
+SET status = 'cancelled', fence = fence + 1, finished_at = now(), updated_at = now()
+WHERE id = $2 AND user_id = $1 AND status IN ('queued', 'processing')
+RETURNING :job_columns;
+
+-- name: jobs_claim :one
+-- shard: id
+-- args: id uuid
+-- Begin an attempt and get its fence. A job that is still processing lost its lease: that is no
+-- attempt but a stall.
+UPDATE jobs
+SET status = 'processing', fence = fence + 1, started_at = coalesce(started_at, now()),
+    attempts = attempts + (status = 'queued')::int,
+    stalled = stalled + (status = 'processing')::int,
+    updated_at = now()
+WHERE id = $1 AND status IN ('queued', 'processing')
+RETURNING :job_columns;
+
+-- name: jobs_heartbeat :one
+-- shard: id
+-- args: id uuid, fence bigint, progress int
+-- Report progress (it never goes back). Not found: the attempt is over, stop.
+UPDATE jobs SET progress = greatest(progress, $3), updated_at = now()
+WHERE id = $1 AND fence = $2 AND status = 'processing'
+RETURNING status, fence, progress;
+
+-- name: jobs_complete :one
+-- shard: id
+-- args: id uuid, fence bigint, result jsonb
+-- End the job well; publishes the attempt's outputs. Not found: another attempt owns the job.
+UPDATE jobs
+SET status = 'completed', progress = 100, result = $3, error = NULL, finished_at = now(),
+    updated_at = now()
+WHERE id = $1 AND fence = $2 AND status = 'processing'
+RETURNING :job_columns;
+
+-- name: jobs_fail :one
+-- shard: id
+-- args: id uuid, fence bigint, error jsonb
+-- End the job for good, with the reason.
+UPDATE jobs SET status = 'failed', error = $3, finished_at = now(), updated_at = now()
+WHERE id = $1 AND fence = $2 AND status = 'processing'
+RETURNING :job_columns;
+
+-- name: jobs_retry :one
+-- shard: id
+-- args: id uuid, fence bigint, error jsonb, run_at timestamptz
+-- Back to the queue after a failed attempt, due at run_at; the reason is kept for the owner to see.
+UPDATE jobs SET status = 'queued', error = $3, run_at = $4, updated_at = now()
+WHERE id = $1 AND fence = $2 AND status = 'processing'
+RETURNING :job_columns;
+
+-- name: jobs_release :one
+-- shard: id
+-- args: id uuid, fence bigint
+-- Back to the queue without counting the attempt: the worker is stopping.
+UPDATE jobs
+SET status = 'queued', attempts = greatest(attempts - 1, 0), run_at = now(), updated_at = now()
+WHERE id = $1 AND fence = $2 AND status = 'processing'
+RETURNING :job_columns;
+
+-- name: jobs_stall :one
+-- shard: id
+-- args: id uuid, fence bigint, run_at timestamptz
+-- Back to the queue because the worker went silent; counts a stall, not an attempt.
+UPDATE jobs
+SET status = 'queued', stalled = stalled + 1, attempts = greatest(attempts - 1, 0),
+    run_at = coalesce($3, now()), updated_at = now()
+WHERE id = $1 AND fence = $2 AND status = 'processing'
+RETURNING :job_columns;
+
+-- name: jobs_unfinished :many
+-- shard: place
+-- args: before timestamptz, after_updated_at timestamptz, after_id uuid?, max_rows bigint
+-- One shard's unfinished jobs that nothing has touched since before, behind (after_updated_at,
+-- after_id); absent: from the start.
+SELECT :job_columns
+FROM jobs
+WHERE status IN ('queued', 'processing') AND updated_at < $1
+  AND (updated_at, id) > (coalesce($2, '-infinity'::timestamptz),
+                          coalesce($3, '00000000-0000-0000-0000-000000000000'::uuid))
+ORDER BY updated_at, id
+LIMIT $4;
+
+-- name: jobs_touch :exec
+-- shard: id
+-- args: id uuid
+-- Note that a queued job was pushed to Redis again, so that the next scan passes it by for a while.
+UPDATE jobs SET updated_at = now() WHERE id = $1 AND status = 'queued';

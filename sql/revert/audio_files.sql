@@ -1,0 +1,7 @@
+-- Revert maxbooster:audio_files from pg
+
+BEGIN;
+
+DROP TABLE audio_files;
+
+COMMIT;

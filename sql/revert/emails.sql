@@ -1,0 +1,7 @@
+-- Revert maxbooster:emails from pg
+
+BEGIN;
+
+DROP TABLE emails;
+
+COMMIT;

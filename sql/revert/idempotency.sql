@@ -1,0 +1,7 @@
+-- Revert maxbooster:idempotency from pg
+
+BEGIN;
+
+DROP TABLE idempotency;
+
+COMMIT;

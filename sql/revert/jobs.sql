@@ -1,0 +1,7 @@
+-- Revert maxbooster:jobs from pg
+
+BEGIN;
+
+DROP TABLE jobs;
+
+COMMIT;

@@ -1,0 +1,7 @@
+-- Revert maxbooster:password_resets from pg
+
+BEGIN;
+
+DROP TABLE password_resets;
+
+COMMIT;

@@ -1,0 +1,7 @@
+-- Revert maxbooster:uploads from pg
+
+BEGIN;
+
+DROP TABLE uploads;
+
+COMMIT;

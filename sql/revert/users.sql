@@ -1,0 +1,7 @@
+-- Revert maxbooster:users from pg
+
+BEGIN;
+
+DROP TABLE users;
+
+COMMIT;
