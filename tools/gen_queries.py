@@ -258,7 +258,7 @@ def source(queries):
     out = ["/* Generated from sql/queries by tools/gen_queries.py. */", '#include "queries.h"', "",
            '#include "lib/pg_param.h"', "",
            f'_Static_assert(PG_PARAMS_MAX >= {PARAMS_MAX}, "arguments do not fit");',
-           '_Static_assert(QUERIES_COUNT <= PG_QUERY_INDEX_MAX, "more queries than a bitmap holds");',
+           '_Static_assert((int)QUERIES_COUNT <= (int)PG_QUERY_INDEX_MAX, "more queries than a bitmap holds");',
            ""]
     for index, q in enumerate(queries, 1):
         params = []
