@@ -58,7 +58,8 @@ const char *const *queue_names(size_t *n_out);
 enum {
     QUEUE_PUSH_MAX = 100,  /* jobs of one queue_push_many() */
     QUEUE_BATCH_MAX = 100, /* leases of one queue_fetch(), queue_extend(), queue_finish() */
-    QUEUE_TOKEN_SIZE = 34
+    QUEUE_TOKEN_SIZE = 34,
+    QUEUE_EPOCH_SIZE = 17
 };
 
 /* Put a job into the queue of its kind. Call it after the commit of its row. user may be nil
@@ -86,6 +87,7 @@ struct queue_lease {
     enum job_kind kind;
     struct id user; /* nil where none */
     char token[QUEUE_TOKEN_SIZE];
+    char epoch[QUEUE_EPOCH_SIZE]; /* of the queue's data; another one: Redis has lost them since */
 };
 
 /* What a worker asks for. */
@@ -104,7 +106,7 @@ struct queue_got {
     int64_t n_recovered; /* leases found expired; their jobs are ready again */
     bool more_due;       /* the bound of one call left some behind: call again */
     bool paused;
-    char epoch[17]; /* another one than before: Redis has lost this queue since */
+    char epoch[QUEUE_EPOCH_SIZE];
 };
 
 /* Promote what is due, take back expired leases, and lease up to want->max jobs that are next
@@ -121,11 +123,11 @@ enum queue_beat {
     QUEUE_BEAT_LOST       /* another holds the job, or nobody needs it any more */
 };
 
-/* Extend n leases of one queue. epoch is what the fetch gave: where Redis has lost the queue in
- * between, the leases are entered anew, so that a loss does not double running work. */
-MUST_USE enum err queue_extend(struct scope *sc, const char *queue, const char *epoch,
-                               const struct queue_lease *leases, size_t n,
-                               enum queue_beat *beats_out);
+/* Extend n leases of one queue. Where Redis has lost the queue since the fetch (another epoch),
+ * the leases are entered anew, so that the loss does not double work that runs; their epoch is
+ * renewed. */
+MUST_USE enum err queue_extend(struct scope *sc, const char *queue, struct queue_lease *leases,
+                               size_t n, enum queue_beat *beats_out);
 
 enum queue_end {
     QUEUE_DONE,   /* the row has ended: forget the job */
