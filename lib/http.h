@@ -41,7 +41,7 @@ struct http_request {
 /* What came back. */
 struct http_response {
     int status;       /* 0: no reply */
-    const char *body; /* NUL-terminated where it is in the arena; of other than 2xx only the beginning */
+    const char *body; /* NUL-terminated in the arena; of other than 2xx only the beginning */
     size_t body_len;
     struct http_header headers[HTTP_HEADERS_MAX];
     size_t n_headers;
