@@ -50,11 +50,11 @@ LIMIT $3;
 
 -- name: audio_mark_uploaded :one
 -- shard: user_id
--- args: user_id uuid, id uuid, etag text, size_bytes bigint
--- The object is in S3; not found: the file was not pending.
+-- args: user_id uuid, id uuid, etag text
+-- The object is in S3 and has the announced size; not found: the file was decided before.
 UPDATE audio_files
-SET status = 'uploaded', etag = $3, size_bytes = $4, version = version + 1, updated_at = now()
-WHERE id = $2 AND user_id = $1 AND status = 'pending' AND deleted_at IS NULL
+SET status = 'uploaded', etag = $3, version = version + 1, updated_at = now()
+WHERE id = $2 AND user_id = $1 AND status IN ('pending', 'uploaded') AND deleted_at IS NULL
 RETURNING :audio_columns;
 
 -- name: audio_mark_verified :one

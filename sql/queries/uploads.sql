@@ -1,7 +1,8 @@
 -- Multipart uploads in the making, on their owner's shard. open -> completed | aborted.
 
 -- set: upload_columns id, user_id, file_id, key, s3_upload_id, content_type, file_name, size_bytes,
---   part_bytes, status, version, created_at, updated_at, expires_at
+--   part_bytes, (size_bytes + part_bytes - 1) / part_bytes AS part_count, status, version,
+--   created_at, updated_at, expires_at
 
 -- name: uploads_insert :one
 -- shard: user_id
