@@ -58,65 +58,61 @@ SET status = 'processing', fence = fence + 1, started_at = coalesce(started_at, 
 WHERE id = $1 AND status IN ('queued', 'processing')
 RETURNING :job_columns;
 
--- name: jobs_heartbeat :one
+-- name: jobs_progress :exec
 -- shard: id
 -- args: id uuid, fence bigint, progress int
--- Report progress (it never goes back). Not found: the attempt is over, stop.
-UPDATE jobs SET progress = greatest(progress, $3), updated_at = now()
-WHERE id = $1 AND fence = $2 AND status = 'processing'
-RETURNING status, fence, progress;
+-- Report progress (it never goes back). No row: the attempt is over, stop. updated_at stays, since
+-- it is in an index and this is written often.
+UPDATE jobs SET progress = greatest(progress, $3)
+WHERE id = $1 AND fence = $2 AND status = 'processing';
 
--- name: jobs_complete :one
+-- name: jobs_complete :exec
 -- shard: id
 -- args: id uuid, fence bigint, result jsonb
--- End the job well; publishes the attempt's outputs. Not found: another attempt owns the job.
+-- End the job well; publishes the attempt's outputs. No row: another attempt owns the job, or it is
+-- cancelled.
 UPDATE jobs
 SET status = 'completed', progress = 100, result = $3, error = NULL, finished_at = now(),
     updated_at = now()
-WHERE id = $1 AND fence = $2 AND status = 'processing'
-RETURNING :job_columns;
+WHERE id = $1 AND fence = $2 AND status = 'processing';
 
--- name: jobs_fail :one
+-- name: jobs_fail :exec
 -- shard: id
 -- args: id uuid, fence bigint, error jsonb
 -- End the job for good, with the reason.
 UPDATE jobs SET status = 'failed', error = $3, finished_at = now(), updated_at = now()
-WHERE id = $1 AND fence = $2 AND status = 'processing'
-RETURNING :job_columns;
+WHERE id = $1 AND fence = $2 AND status = 'processing';
 
--- name: jobs_retry :one
+-- name: jobs_retry :exec
 -- shard: id
 -- args: id uuid, fence bigint, error jsonb, run_at timestamptz
 -- Back to the queue after a failed attempt, due at run_at; the reason is kept for the owner to see.
 UPDATE jobs SET status = 'queued', error = $3, run_at = $4, updated_at = now()
-WHERE id = $1 AND fence = $2 AND status = 'processing'
-RETURNING :job_columns;
+WHERE id = $1 AND fence = $2 AND status = 'processing';
 
--- name: jobs_release :one
+-- name: jobs_release :exec
 -- shard: id
 -- args: id uuid, fence bigint
 -- Back to the queue without counting the attempt: the worker is stopping.
 UPDATE jobs
 SET status = 'queued', attempts = greatest(attempts - 1, 0), run_at = now(), updated_at = now()
-WHERE id = $1 AND fence = $2 AND status = 'processing'
-RETURNING :job_columns;
+WHERE id = $1 AND fence = $2 AND status = 'processing';
 
--- name: jobs_stall :one
+-- name: jobs_postpone :exec
 -- shard: id
 -- args: id uuid, fence bigint, run_at timestamptz
--- Back to the queue because the worker went silent; counts a stall, not an attempt.
+-- Back to the queue because something that the work needs is not there now: no attempt, but a stall.
 UPDATE jobs
 SET status = 'queued', stalled = stalled + 1, attempts = greatest(attempts - 1, 0),
-    run_at = coalesce($3, now()), updated_at = now()
-WHERE id = $1 AND fence = $2 AND status = 'processing'
-RETURNING :job_columns;
+    run_at = $3, updated_at = now()
+WHERE id = $1 AND fence = $2 AND status = 'processing';
 
 -- name: jobs_unfinished :many
 -- shard: place
 -- args: before timestamptz, after_updated_at timestamptz, after_id uuid?, max_rows bigint
 -- One shard's unfinished jobs that nothing has touched since before, behind (after_updated_at,
 -- after_id); absent: from the start.
-SELECT :job_columns
+SELECT id, user_id, type, status, run_at, updated_at
 FROM jobs
 WHERE status IN ('queued', 'processing') AND updated_at < $1
   AND (updated_at, id) > (coalesce($2, '-infinity'::timestamptz),
@@ -124,8 +120,23 @@ WHERE status IN ('queued', 'processing') AND updated_at < $1
 ORDER BY updated_at, id
 LIMIT $4;
 
--- name: jobs_touch :exec
+-- name: jobs_dead :many
+-- shard: place
+-- args: type text, after uuid?, max_rows bigint
+-- One shard's failed jobs of a type (absent: any), behind one id; for operators.
+SELECT id, user_id, type, attempts, stalled, error, finished_at
+FROM jobs
+WHERE status = 'failed' AND type = coalesce($1, type)
+  AND id > coalesce($2, '00000000-0000-0000-0000-000000000000'::uuid)
+ORDER BY id
+LIMIT $3;
+
+-- name: jobs_revive :one
 -- shard: id
 -- args: id uuid
--- Note that a queued job was pushed to Redis again, so that the next scan passes it by for a while.
-UPDATE jobs SET updated_at = now() WHERE id = $1 AND status = 'queued';
+-- Queue a failed job anew, with all its attempts; not found: it has not failed.
+UPDATE jobs
+SET status = 'queued', attempts = 0, stalled = 0, progress = 0, error = NULL, finished_at = NULL,
+    run_at = now(), updated_at = now()
+WHERE id = $1 AND status = 'failed'
+RETURNING id, user_id, type;
