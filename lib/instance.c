@@ -1,0 +1,416 @@
+/* The kernel knows who lives: each process holds an open-file-description lock on its slot's byte, and such locks
+ * end with the last descriptor. What must never be seen half done is either one atomic word or done under the lock of byte 0,
+ * in steps that may be repeated. */
+#include "lib/instance.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "lib/clock.h"
+#include "lib/log.h"
+
+enum {
+    PAGE = 4096,
+    LOCK_WAIT_MS = 5000, /* the lock is held for microseconds; longer means a stopped process */
+    LOCK_BYTE = 0,       /* byte of the lock on the file; slot i has byte 1 + i */
+    LAYOUT_VERSION = 1
+};
+
+#define MAGIC UINT64_C(0x6d61786273686d31) /* "maxbshm1" */
+
+/* UNUSED → LIVE → FREED → LIVE …; LIVE whose lock is free is dead but not cleaned up yet. */
+enum slot_state { SLOT_UNUSED, SLOT_LIVE, SLOT_FREED };
+
+struct slot {
+    _Atomic uint32_t state;
+    int32_t pid; /* for people */
+    int64_t since_ms;
+};
+
+struct header {
+    _Atomic uint64_t magic; /* written last */
+    uint32_t version;
+    uint32_t databases;
+    uint64_t area_bytes;
+    uint64_t area_layout;
+    _Alignas(64) struct slot slots[INSTANCE_SLOTS];
+};
+
+static struct {
+    struct header *base;
+    size_t size, permits_at, permits_each, areas_at, area_stride;
+    int databases;
+    int fd;       /* holds the lock of our slot; -1: private memory */
+    int probe_fd; /* a second description, for which our own locks are foreign */
+    int slot;
+    pthread_mutex_t mutex; /* one thread at a time uses probe_fd */
+} self = {.fd = -1, .probe_fd = -1, .mutex = PTHREAD_MUTEX_INITIALIZER};
+
+static size_t round_up(size_t n, size_t to)
+{
+    return (n + to - 1) / to * to;
+}
+
+static void plan_sizes(const struct instance_plan *plan)
+{
+    self.databases = plan->databases;
+    self.permits_at = round_up(sizeof(struct header), PAGE);
+    self.permits_each = permit_set_size(INSTANCE_LEASES_MAX) + permit_set_size(INSTANCE_OPEN_MAX);
+    self.areas_at = round_up(self.permits_at + self.permits_each * (size_t)plan->databases, PAGE);
+    self.area_stride = round_up(plan->area_bytes + 1, PAGE);
+    self.size = self.areas_at + self.area_stride * INSTANCE_SLOTS;
+}
+
+static bool lock_byte(int fd, off_t byte, short type)
+{
+    struct flock l = {.l_type = type, .l_whence = SEEK_SET, .l_start = byte, .l_len = 1};
+
+    return fcntl(fd, F_OFD_SETLK, &l) == 0;
+}
+
+/* The lock of the file, with a bound: F_OFD_SETLKW has none. */
+static bool lock_file(int fd, int64_t wait_ms)
+{
+    int64_t until_ms = clock_mono_ms() + wait_ms;
+
+    while (!lock_byte(fd, LOCK_BYTE, F_WRLCK)) {
+        struct timespec pause = {.tv_nsec = 1000000};
+
+        if ((errno != EAGAIN && errno != EACCES) || clock_mono_ms() >= until_ms) {
+            return false;
+        }
+        nanosleep(&pause, NULL);
+    }
+    return true;
+}
+
+static void unlock_file(int fd)
+{
+    lock_byte(fd, LOCK_BYTE, F_UNLCK);
+}
+
+/* Is the path still the file that we have open? */
+static bool is_same_file(int fd, const char *path)
+{
+    struct stat ours, theirs;
+
+    return fstat(fd, &ours) == 0 && stat(path, &theirs) == 0 && ours.st_ino == theirs.st_ino &&
+           ours.st_dev == theirs.st_dev;
+}
+
+/* Give an empty file its size; real memory only for what is used, so that a full /dev/shm is an error here and no
+ * SIGBUS later. */
+static bool size_file(int fd)
+{
+    return ftruncate(fd, 0) == 0 && ftruncate(fd, (off_t)self.size) == 0 &&
+           posix_fallocate(fd, 0, (off_t)self.areas_at) == 0;
+}
+
+enum verdict { FILE_OURS, FILE_NEW, FILE_OTHER_LAYOUT, FILE_FOREIGN };
+
+/* What is in the file? A file of zeros is one whose maker died on the way. */
+static enum verdict judge_file(int fd, const struct instance_plan *plan)
+{
+    struct stat st;
+    struct header head;
+    ssize_t got;
+
+    memset(&head, 0, sizeof(head));
+    if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode) || st.st_uid != geteuid()) {
+        return FILE_FOREIGN;
+    }
+    got = pread(fd, &head, sizeof(head), 0);
+    if (got < 0 || (head.magic != MAGIC && head.magic != 0)) {
+        return FILE_FOREIGN;
+    }
+    if (head.magic == 0) {
+        return FILE_NEW;
+    }
+    if (st.st_size != (off_t)self.size || head.version != LAYOUT_VERSION ||
+        head.databases != (uint32_t)plan->databases || head.area_bytes != plan->area_bytes ||
+        head.area_layout != plan->area_layout) {
+        return FILE_OTHER_LAYOUT;
+    }
+    return FILE_OURS;
+}
+
+static void fill_header(const struct instance_plan *plan)
+{
+    struct header *h = self.base;
+    int d;
+
+    h->version = LAYOUT_VERSION;
+    h->databases = (uint32_t)plan->databases;
+    h->area_bytes = plan->area_bytes;
+    h->area_layout = plan->area_layout;
+    for (d = 0; d < plan->databases; d++) {
+        permit_set_init(instance_leases(d), INSTANCE_LEASES_MAX);
+        permit_set_init(instance_open_connections(d), INSTANCE_OPEN_MAX);
+    }
+    atomic_store(&h->magic, MAGIC);
+}
+
+static bool map(int fd)
+{
+    int flags = fd >= 0 ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    void *p = mmap(NULL, self.size, PROT_READ | PROT_WRITE, flags, fd, 0);
+
+    self.base = p == MAP_FAILED ? NULL : p;
+    return self.base != NULL;
+}
+
+/* Open the file and lock it; what is at the path may change meanwhile. -1 with a reason where it cannot be used. */
+static int open_locked(const struct instance_plan *plan, enum verdict *verdict, const char **reason)
+{
+    int tries;
+
+    *reason = "it keeps changing";
+    for (tries = 0; tries < 10; tries++) {
+        int fd = open(plan->path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+
+        if (fd < 0) {
+            *reason = strerror(errno);
+            return -1;
+        }
+        if (!lock_file(fd, LOCK_WAIT_MS)) {
+            *reason = "its lock is held by a process that does not move";
+            close(fd);
+            return -1;
+        }
+        *verdict = judge_file(fd, plan);
+        if (*verdict == FILE_FOREIGN) {
+            *reason = "it is not ours";
+            close(fd);
+            return -1;
+        }
+        if (is_same_file(fd, plan->path) && *verdict != FILE_OTHER_LAYOUT) {
+            return fd;
+        }
+        if (is_same_file(fd, plan->path)) {
+            unlink(plan->path);
+        }
+        close(fd);
+    }
+    return -1;
+}
+
+static void free_permits_of(int slot)
+{
+    int d;
+
+    for (d = 0; d < self.databases; d++) {
+        permit_reclaim(instance_leases(d), (uint16_t)(slot + 1));
+        permit_reclaim(instance_open_connections(d), (uint16_t)(slot + 1));
+    }
+}
+
+static void *area_at(int slot)
+{
+    return (char *)self.base + self.areas_at + self.area_stride * (size_t)slot;
+}
+
+static void settle_in(int slot)
+{
+    struct slot *s = &self.base->slots[slot];
+
+    free_permits_of(slot);
+    s->pid = (int32_t)getpid();
+    s->since_ms = clock_wall_ms();
+    atomic_store(&s->state, SLOT_LIVE);
+    self.slot = slot;
+}
+
+/* The first slot that was used and whose process is gone, else the first unused one: so the number of areas
+ * stays at the most processes that ever lived at once. */
+static bool claim_slot(void)
+{
+    int pass, i;
+
+    for (pass = 0; pass < 2; pass++) {
+        for (i = 0; i < INSTANCE_SLOTS; i++) {
+            bool is_unused = atomic_load(&self.base->slots[i].state) == SLOT_UNUSED;
+            off_t at = (off_t)(self.areas_at + self.area_stride * (size_t)i);
+
+            if (is_unused != (pass == 1) || !lock_byte(self.fd, 1 + i, F_WRLCK)) {
+                continue;
+            }
+            if (posix_fallocate(self.fd, at, (off_t)self.area_stride) != 0) {
+                lock_byte(self.fd, 1 + i, F_UNLCK);
+                return false;
+            }
+            settle_in(i);
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Everything about the shared file; false with a reason where it cannot be used. */
+static bool open_shared(const struct instance_plan *plan, const char **reason)
+{
+    enum verdict verdict;
+    bool is_good;
+
+    self.fd = open_locked(plan, &verdict, reason);
+    if (self.fd < 0) {
+        return false;
+    }
+    *reason = "no room or no free slot";
+    self.probe_fd = open(plan->path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+    is_good = self.probe_fd >= 0 && is_same_file(self.probe_fd, plan->path) &&
+              (verdict == FILE_OURS || size_file(self.fd)) && map(self.fd);
+    if (is_good && verdict == FILE_NEW) {
+        fill_header(plan);
+    }
+    is_good = is_good && claim_slot();
+    unlock_file(self.fd);
+    return is_good;
+}
+
+static void drop(void)
+{
+    if (self.base != NULL) {
+        munmap(self.base, self.size);
+    }
+    if (self.fd >= 0) {
+        close(self.fd);
+    }
+    if (self.probe_fd >= 0) {
+        close(self.probe_fd);
+    }
+    self.base = NULL;
+    self.fd = self.probe_fd = -1;
+}
+
+void instance_open(const struct instance_plan *plan)
+{
+    const char *reason = "no file is configured";
+    bool has_path = plan->path != NULL && plan->path[0] != '\0';
+
+    plan_sizes(plan);
+    if (has_path && open_shared(plan, &reason)) {
+        return;
+    }
+    drop();
+    if (has_path) {
+        log_event(LOG_WARN, "instance_private",
+                  "%s cannot be shared (%s): limits and metrics are this process's own", plan->path,
+                  reason);
+    }
+    if (!map(-1)) {
+        log_event(LOG_ERROR, "instance_no_memory", "%zu bytes cannot be mapped", self.size);
+        abort();
+    }
+    fill_header(plan);
+    settle_in(0);
+}
+
+void instance_close(void)
+{
+    if (self.base == NULL) {
+        return;
+    }
+    free_permits_of(self.slot);
+    atomic_store(&self.base->slots[self.slot].state, SLOT_FREED);
+    drop();
+}
+
+bool instance_is_shared(void)
+{
+    return self.fd >= 0;
+}
+
+int instance_slot(void)
+{
+    return self.slot;
+}
+
+uint16_t instance_owner(void)
+{
+    return (uint16_t)(self.slot + 1);
+}
+
+void *instance_area(void)
+{
+    return area_at(self.slot);
+}
+
+/* Does somebody hold the slot's lock? Ours is not asked: it is held by another description of this process. */
+static bool is_alive(int slot)
+{
+    struct flock l = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 1 + slot, .l_len = 1};
+
+    if (slot == self.slot) {
+        return true;
+    }
+    return self.probe_fd >= 0 && fcntl(self.probe_fd, F_OFD_GETLK, &l) == 0 && l.l_type != F_UNLCK;
+}
+
+const void *instance_area_of(int slot, bool *is_alive_out)
+{
+    if (slot < 0 || slot >= INSTANCE_SLOTS ||
+        atomic_load(&self.base->slots[slot].state) == SLOT_UNUSED) {
+        return NULL;
+    }
+    if (is_alive_out != NULL) {
+        *is_alive_out = is_alive(slot);
+    }
+    return area_at(slot);
+}
+
+struct permit_set *instance_leases(int database)
+{
+    if (self.base == NULL || database < 0 || database >= self.databases) {
+        return NULL;
+    }
+    return (void *)((char *)self.base + self.permits_at + self.permits_each * (size_t)database);
+}
+
+struct permit_set *instance_open_connections(int database)
+{
+    char *first = (char *)instance_leases(database);
+
+    return first == NULL ? NULL : (void *)(first + permit_set_size(INSTANCE_LEASES_MAX));
+}
+
+/* Free what a dead process held, unless somebody has taken its slot over or is about to. */
+static bool reclaim_slot(int slot)
+{
+    struct slot *s = &self.base->slots[slot];
+    bool is_ours = false;
+
+    if (lock_byte(self.probe_fd, 1 + slot, F_WRLCK)) {
+        if (atomic_load(&s->state) == SLOT_LIVE) {
+            free_permits_of(slot);
+            atomic_store(&s->state, SLOT_FREED);
+            is_ours = true;
+        }
+        lock_byte(self.probe_fd, 1 + slot, F_UNLCK);
+    }
+    return is_ours;
+}
+
+int instance_reclaim(void)
+{
+    int slot, n = 0;
+
+    if (self.probe_fd < 0 || pthread_mutex_trylock(&self.mutex) != 0) {
+        return 0;
+    }
+    if (lock_byte(self.probe_fd, LOCK_BYTE, F_WRLCK)) {
+        for (slot = 0; slot < INSTANCE_SLOTS; slot++) {
+            if (slot != self.slot && atomic_load(&self.base->slots[slot].state) == SLOT_LIVE &&
+                !is_alive(slot)) {
+                n += reclaim_slot(slot);
+            }
+        }
+        unlock_file(self.probe_fd);
+    }
+    pthread_mutex_unlock(&self.mutex);
+    return n;
+}

@@ -1,0 +1,387 @@
+/* Slots, areas and permits across processes that end as they like. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "lib/clock.h"
+#include "lib/instance.h"
+
+enum { LEASES = 3 };
+
+static char path[64];
+
+struct area {
+    _Atomic int64_t counter;
+};
+
+static struct instance_plan plan_of(size_t area_bytes, uint64_t layout)
+{
+    return (struct instance_plan){
+        .path = path, .databases = 2, .area_bytes = area_bytes, .area_layout = layout};
+}
+
+static int fresh_file(void **state)
+{
+    (void)state;
+    snprintf(path, sizeof(path), "/dev/shm/maxbooster-test-%d", (int)getpid());
+    unlink(path);
+    return 0;
+}
+
+static int remove_file(void **state)
+{
+    (void)state;
+    instance_close();
+    unlink(path);
+    return 0;
+}
+
+/* Run fn in a child that then waits to be killed; returns its pid once fn is done. */
+static pid_t start_child(void (*fn)(void))
+{
+    int ready[2];
+    char byte;
+    pid_t pid;
+
+    assert_int_equal(pipe(ready), 0);
+    pid = fork();
+    if (pid == 0) {
+        fn();
+        if (write(ready[1], "x", 1) != 1) {
+            _exit(1);
+        }
+        for (;;) {
+            pause();
+        }
+    }
+    close(ready[1]);
+    assert_int_equal(read(ready[0], &byte, 1), 1);
+    close(ready[0]);
+    return pid;
+}
+
+static void end_child(pid_t pid)
+{
+    assert_int_equal(kill(pid, SIGKILL), 0);
+    assert_int_equal(waitpid(pid, NULL, 0), pid);
+}
+
+static void open_instance(void)
+{
+    struct instance_plan plan = plan_of(sizeof(struct area), 7);
+
+    instance_open(&plan);
+}
+
+static void open_and_count(void)
+{
+    open_instance();
+    atomic_fetch_add(&((struct area *)instance_area())->counter, 1000);
+}
+
+static void open_and_take_all(void)
+{
+    int i;
+
+    open_instance();
+    for (i = 0; i < LEASES; i++) {
+        if (permit_try(instance_leases(1), instance_owner(), LEASES, 0) < 0) {
+            _exit(1);
+        }
+    }
+}
+
+static int64_t sum_of_areas(int *alive_out)
+{
+    int64_t sum = 0;
+    int i;
+
+    *alive_out = 0;
+    for (i = 0; i < INSTANCE_SLOTS; i++) {
+        bool is_alive;
+        const struct area *a = instance_area_of(i, &is_alive);
+
+        if (a != NULL) {
+            sum += atomic_load(&a->counter);
+            *alive_out += is_alive;
+        }
+    }
+    return sum;
+}
+
+static void test_counters_survive_kill_and_restart_exactly(void **state)
+{
+    int round, alive;
+
+    (void)state;
+    open_and_count();
+    assert_true(instance_is_shared());
+    for (round = 1; round <= 5; round++) {
+        pid_t child = start_child(open_and_count);
+
+        assert_int_equal(sum_of_areas(&alive), 1000 + 1000 * round);
+        assert_int_equal(alive, 2);
+        end_child(child);
+        assert_int_equal(sum_of_areas(&alive), 1000 + 1000 * round);
+        assert_int_equal(alive, 1);
+    }
+    assert_null(instance_area_of(2, NULL)); /* each child took its predecessor's slot over */
+}
+
+static void test_permits_of_a_killed_process_are_reclaimed(void **state)
+{
+    pid_t child;
+
+    (void)state;
+    open_instance();
+    child = start_child(open_and_take_all);
+    assert_int_equal(permit_count(instance_leases(1), 0), LEASES);
+    assert_int_equal(permit_try(instance_leases(1), instance_owner(), LEASES, 0), -1);
+    assert_int_equal(instance_reclaim(), 0);
+    assert_int_equal(permit_count(instance_leases(1), 0), LEASES);
+    end_child(child);
+    assert_int_equal(instance_reclaim(), 1);
+    assert_int_equal(permit_count(instance_leases(1), 0), 0);
+    assert_int_equal(instance_reclaim(), 0);
+}
+
+static void test_a_successor_frees_the_permits_of_its_slot(void **state)
+{
+    pid_t child;
+
+    (void)state;
+    open_instance();
+    end_child(start_child(open_and_take_all));
+    child = start_child(open_instance);
+    assert_int_equal(permit_count(instance_leases(1), 0), 0);
+    end_child(child);
+}
+
+static void test_closing_gives_back_permits_and_keeps_counters(void **state)
+{
+    int alive;
+
+    (void)state;
+    open_and_count();
+    assert_true(permit_try(instance_leases(0), instance_owner(), 5, 0) >= 0);
+    instance_close();
+    open_instance();
+    assert_int_equal(permit_count(instance_leases(0), 0), 0);
+    assert_int_equal(sum_of_areas(&alive), 1000);
+    assert_int_equal(instance_slot(), 0);
+}
+
+static void test_another_layout_starts_a_file_of_its_own(void **state)
+{
+    struct instance_plan other = plan_of(sizeof(struct area), 8);
+    pid_t child;
+    int alive;
+
+    (void)state;
+    child = start_child(open_and_count);
+    instance_open(&other);
+    assert_true(instance_is_shared());
+    assert_int_equal(sum_of_areas(&alive), 0);
+    assert_int_equal(instance_slot(), 0);
+    end_child(child);
+}
+
+static void test_a_foreign_file_is_left_alone(void **state)
+{
+    static const char text[] = "something that is not ours";
+    char back[sizeof(text)];
+    int fd = open(path, O_RDWR | O_CREAT | O_EXCL, 0600);
+
+    (void)state;
+    assert_int_equal(write(fd, text, sizeof(text)), sizeof(text));
+    open_and_count();
+    assert_false(instance_is_shared());
+    assert_non_null(instance_leases(1));
+    assert_null(instance_leases(2));
+    assert_int_equal(pread(fd, back, sizeof(back), 0), sizeof(back));
+    assert_memory_equal(back, text, sizeof(text));
+    close(fd);
+}
+
+static void test_a_symbolic_link_is_not_followed(void **state)
+{
+    (void)state;
+    assert_int_equal(symlink("/dev/shm/maxbooster-test-elsewhere", path), 0);
+    open_instance();
+    assert_false(instance_is_shared());
+    assert_int_equal(access("/dev/shm/maxbooster-test-elsewhere", F_OK), -1);
+}
+
+static void test_a_file_whose_maker_died_is_made_anew(void **state)
+{
+    int fd = open(path, O_RDWR | O_CREAT | O_EXCL, 0600);
+
+    (void)state;
+    assert_int_equal(ftruncate(fd, 12345), 0);
+    close(fd);
+    open_and_count();
+    assert_true(instance_is_shared());
+}
+
+/* Permits on their own, in memory shared by fork(). */
+
+static struct permit_set *shared_set(int capacity)
+{
+    void *p = mmap(NULL, permit_set_size(capacity), PROT_READ | PROT_WRITE,
+                   MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+    assert_ptr_not_equal(p, MAP_FAILED);
+    return permit_set_init(p, capacity);
+}
+
+static void test_no_more_permits_than_the_limit(void **state)
+{
+    struct permit_set *set = shared_set(10);
+
+    (void)state;
+    assert_int_equal(permit_try(set, 1, 2, 7), 1);
+    assert_int_equal(permit_try(set, 1, 2, 0), 0);
+    assert_int_equal(permit_try(set, 1, 2, 0), -1);
+    assert_int_equal(permit_try(set, 2, 3, 0), 2); /* a higher limit still finds one */
+    assert_int_equal(permit_try(set, 1, 0, 0), -1);
+    assert_int_equal(permit_try(set, 1, 100, -5), 3);
+    assert_int_equal(permit_count(set, 1), 3);
+    assert_int_equal(permit_count(set, 0), 4);
+    permit_give(set, 1);
+    assert_int_equal(permit_try(set, 3, 2, 0), 1);
+    assert_int_equal(permit_reclaim(set, 1), 2);
+    assert_int_equal(permit_count(set, 0), 2);
+}
+
+static void test_waiting_ends_at_its_time(void **state)
+{
+    struct permit_set *set = shared_set(1);
+    int64_t start_us = clock_mono_us();
+
+    (void)state;
+    assert_int_equal(permit_try(set, 1, 1, 0), 0);
+    assert_int_equal(permit_take(set, 1, 1, 0, start_us - 1), -1);
+    assert_int_equal(permit_take(set, 1, 1, 0, start_us + 20000), -1);
+    assert_true(clock_mono_us() - start_us >= 20000);
+}
+
+enum { CONTENDERS = 8, ROUNDS = 3000, CONTENDED = 2 };
+
+struct arena_of_contenders {
+    struct permit_set *set;
+    _Atomic int inside, most_inside, failures;
+};
+
+static void contend(struct arena_of_contenders *a, uint16_t owner)
+{
+    int i;
+
+    for (i = 0; i < ROUNDS; i++) {
+        int now, most;
+        int permit =
+            permit_take(a->set, owner, CONTENDED, i, clock_mono_us() + 10 * INT64_C(1000000));
+
+        if (permit < 0) {
+            atomic_fetch_add(&a->failures, 1);
+            return;
+        }
+        now = atomic_fetch_add(&a->inside, 1) + 1;
+        most = atomic_load(&a->most_inside);
+        while (now > most && !atomic_compare_exchange_weak(&a->most_inside, &most, now)) {
+        }
+        if (i % 64 == 0) {
+            sched_yield();
+        }
+        atomic_fetch_sub(&a->inside, 1);
+        permit_give(a->set, permit);
+    }
+}
+
+static void test_processes_share_permits_and_none_is_forgotten(void **state)
+{
+    struct arena_of_contenders *a =
+        mmap(NULL, sizeof(*a), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    pid_t children[CONTENDERS];
+    int i;
+
+    (void)state;
+    a->set = shared_set(CONTENDED);
+    for (i = 0; i < CONTENDERS; i++) {
+        children[i] = fork();
+        if (children[i] == 0) {
+            contend(a, (uint16_t)(i + 1));
+            _exit(0);
+        }
+    }
+    for (i = 0; i < CONTENDERS; i++) {
+        assert_int_equal(waitpid(children[i], NULL, 0), children[i]);
+    }
+    assert_int_equal(atomic_load(&a->failures), 0); /* a lost wake-up would be a 10 s wait */
+    assert_in_range(atomic_load(&a->most_inside), 1, CONTENDED);
+    assert_int_equal(permit_count(a->set, 0), 0);
+}
+
+static void test_random_kills_leak_nothing(void **state)
+{
+    struct arena_of_contenders *a =
+        mmap(NULL, sizeof(*a), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    int round;
+
+    (void)state;
+    a->set = shared_set(CONTENDED);
+    for (round = 0; round < 40; round++) {
+        pid_t child = fork();
+        int64_t until_us = clock_mono_us() + 100 + 37 * round;
+
+        if (child == 0) {
+            for (;;) {
+                contend(a, 9);
+            }
+        }
+        while (clock_mono_us() < until_us) {
+        }
+        end_child(child);
+        permit_reclaim(a->set, 9);
+        assert_int_equal(permit_count(a->set, 0), 0);
+        assert_int_equal(permit_take(a->set, 1, 1, 0, 0), 0); /* usable as before */
+        permit_give(a->set, 0);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_counters_survive_kill_and_restart_exactly, fresh_file,
+                                        remove_file),
+        cmocka_unit_test_setup_teardown(test_permits_of_a_killed_process_are_reclaimed, fresh_file,
+                                        remove_file),
+        cmocka_unit_test_setup_teardown(test_a_successor_frees_the_permits_of_its_slot, fresh_file,
+                                        remove_file),
+        cmocka_unit_test_setup_teardown(test_closing_gives_back_permits_and_keeps_counters,
+                                        fresh_file, remove_file),
+        cmocka_unit_test_setup_teardown(test_another_layout_starts_a_file_of_its_own, fresh_file,
+                                        remove_file),
+        cmocka_unit_test_setup_teardown(test_a_foreign_file_is_left_alone, fresh_file, remove_file),
+        cmocka_unit_test_setup_teardown(test_a_symbolic_link_is_not_followed, fresh_file,
+                                        remove_file),
+        cmocka_unit_test_setup_teardown(test_a_file_whose_maker_died_is_made_anew, fresh_file,
+                                        remove_file),
+        cmocka_unit_test(test_no_more_permits_than_the_limit),
+        cmocka_unit_test(test_waiting_ends_at_its_time),
+        cmocka_unit_test(test_processes_share_permits_and_none_is_forgotten),
+        cmocka_unit_test(test_random_kills_leak_nothing),
+    };
+
+    return cmocka_run_group_tests_name("instance", tests, NULL, NULL);
+}
