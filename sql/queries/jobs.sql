@@ -5,6 +5,10 @@
 -- set: job_columns id, user_id, type, status, payload, progress, attempts, stalled, fence, result,
 --   error, traceparent, run_at, created_at, started_at, finished_at, updated_at
 
+-- What an owner sees. A job has no version column: it changes whenever updated_at does.
+-- set: owner_columns id, type, status, progress, attempts, result, error, created_at, started_at,
+--   finished_at, (extract(epoch FROM updated_at) * 1000000)::bigint AS version
+
 -- name: jobs_insert :one
 -- shard: id
 -- args: id uuid, user_id uuid?, type text, payload jsonb, traceparent text, run_at timestamptz
@@ -23,17 +27,30 @@ SELECT :job_columns FROM jobs WHERE id = $1;
 -- shard: user_id
 -- args: user_id uuid, id uuid
 -- A job of its owner.
-SELECT :job_columns FROM jobs WHERE id = $2 AND user_id = $1;
+SELECT :owner_columns, true AS has_result FROM jobs WHERE id = $2 AND user_id = $1;
 
 -- name: jobs_list :many
 -- shard: user_id
--- args: user_id uuid, after uuid?, max_rows bigint
--- A page of a user's jobs, newest first, behind one id.
-SELECT :job_columns
-FROM jobs
-WHERE user_id = $1 AND id < coalesce($2, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)
-ORDER BY id DESC
-LIMIT $3;
+-- args: user_id uuid, after uuid?, max_rows bigint, max_result_bytes bigint
+-- A page of a user's jobs, newest first, behind one id. Results come until they add up to
+-- max_result_bytes; from there on has_result is false.
+WITH page AS (
+    SELECT *, octet_length(coalesce(result, 'null')::text) AS result_bytes
+    FROM jobs
+    WHERE user_id = $1 AND id < coalesce($2, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)
+    ORDER BY id DESC
+    LIMIT $3
+), summed AS (
+    SELECT id, type, status, progress, attempts, result, error, created_at, started_at, finished_at,
+           updated_at,
+           sum(result_bytes) OVER (ORDER BY id DESC) - result_bytes < $4 AS has_result
+    FROM page
+)
+SELECT id, type, status, progress, attempts, CASE WHEN has_result THEN result END AS result, error,
+       created_at, started_at, finished_at,
+       (extract(epoch FROM updated_at) * 1000000)::bigint AS version, has_result
+FROM summed
+ORDER BY id DESC;
 
 -- name: jobs_cancel :one
 -- shard: user_id
@@ -43,7 +60,7 @@ LIMIT $3;
 UPDATE jobs
 SET status = 'cancelled', fence = fence + 1, finished_at = now(), updated_at = now()
 WHERE id = $2 AND user_id = $1 AND status IN ('queued', 'processing')
-RETURNING :job_columns;
+RETURNING :owner_columns, true AS has_result;
 
 -- name: jobs_claim :one
 -- shard: id
