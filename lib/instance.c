@@ -1,6 +1,6 @@
-/* The kernel knows who lives: each process holds an open-file-description lock on its slot's byte, and such locks
- * end with the last descriptor. What must never be seen half done is either one atomic word or done under the lock of byte 0,
- * in steps that may be repeated. */
+/* The kernel knows who lives: each process holds an open-file-description lock on its slot's
+ * byte, and such locks end with the last descriptor. What must never be seen half done is either
+ * one atomic word or done under the lock of byte 0, in steps that may be repeated. */
 #include "lib/instance.h"
 
 #include <errno.h>
@@ -103,8 +103,8 @@ static bool is_same_file(int fd, const char *path)
            ours.st_dev == theirs.st_dev;
 }
 
-/* Give an empty file its size; real memory only for what is used, so that a full /dev/shm is an error here and no
- * SIGBUS later. */
+/* Give an empty file its size; real memory only for what is used, so that a full /dev/shm is an
+ * error here and no SIGBUS later. */
 static bool size_file(int fd)
 {
     return ftruncate(fd, 0) == 0 && ftruncate(fd, (off_t)self.size) == 0 &&
@@ -164,7 +164,8 @@ static bool map(int fd)
     return self.base != NULL;
 }
 
-/* Open the file and lock it; what is at the path may change meanwhile. -1 with a reason where it cannot be used. */
+/* Open the file and lock it; what is at the path may change meanwhile. -1 with a reason where it
+ * cannot be used. */
 static int open_locked(const struct instance_plan *plan, enum verdict *verdict, const char **reason)
 {
     int tries;
@@ -225,8 +226,8 @@ static void settle_in(int slot)
     self.slot = slot;
 }
 
-/* The first slot that was used and whose process is gone, else the first unused one: so the number of areas
- * stays at the most processes that ever lived at once. */
+/* The first slot that was used and whose process is gone, else the first unused one: so the
+ * number of areas stays at the most processes that ever lived at once. */
 static bool claim_slot(void)
 {
     int pass, i;
@@ -340,7 +341,8 @@ void *instance_area(void)
     return area_at(self.slot);
 }
 
-/* Does somebody hold the slot's lock? Ours is not asked: it is held by another description of this process. */
+/* Does somebody hold the slot's lock? Ours is not asked: it is held by another description of
+ * this process. */
 static bool is_alive(int slot)
 {
     struct flock l = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 1 + slot, .l_len = 1};

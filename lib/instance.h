@@ -1,10 +1,10 @@
 /* An instance: the processes of one pool, and the memory that they share.
- *
- * One file (config instance_shm) holds a slot per process with an area for its metrics, and two permit sets per database. A
- * process claims a slot at start and holds a lock of the kernel on it, which ends with the process however it ends. The areas of
- * dead processes stay and count; a new process takes a dead slot over with all its counters and counts on from there. Hence
- * a sum over all slots is exact at any time, also across kill -9. Where the file cannot be used, the memory is
- * private to this process and a warning says so. See docs/internals/pg.md. */
+ * One file (config instance_shm) holds a slot per process with an area for its metrics, and two
+ * permit sets per database. A process claims a slot at start and holds a lock of the kernel on
+ * it, which ends with the process however it ends. The areas of dead processes stay and count; a
+ * new process takes a dead slot over with all its counters and counts on from there. Hence a sum
+ * over all slots is exact at any time, also across kill -9. Where the file cannot be used, the
+ * memory is private to this process and a warning says so. See docs/internals/pg.md. */
 #ifndef LIB_INSTANCE_H
 #define LIB_INSTANCE_H
 
@@ -29,11 +29,12 @@ struct instance_plan {
     uint64_t area_layout; /* another number whenever the area means something else */
 };
 
-/* Claim a slot; once per process, before its threads. Waits up to 5 s for the file's lock. A file of another
- * layout is put aside: processes that still use it go on among themselves. */
+/* Claim a slot; once per process, before its threads. Waits up to 5 s for the file's lock. A file
+ * of another layout is put aside: processes that still use it go on among themselves. */
 void instance_open(const struct instance_plan *plan);
 
-/* Give back this process's permits and slot (its counters stay). For tests and an orderly end; a crash does the same. */
+/* Give back this process's permits and slot (its counters stay). For tests and an orderly end; a
+ * crash does the same. */
 void instance_close(void);
 
 /* Is the memory shared with the other processes? */
@@ -42,12 +43,12 @@ bool instance_is_shared(void);
 /* This process's slot, below INSTANCE_SLOTS. */
 int instance_slot(void);
 
-/* Its area: zero at first, else with the counters of a predecessor (gauges in there are for the caller to clear).
- * 64-byte aligned; valid until instance_close(). */
+/* Its area: zero at first, else with the counters of a predecessor (gauges in there are for the
+ * caller to clear). 64-byte aligned; valid until instance_close(). */
 void *instance_area(void);
 
-/* Area of any slot, NULL if that was never used. is_alive_out (may be NULL): does its process live? Only then
- * its gauges mean something. */
+/* Area of any slot, NULL if that was never used. is_alive_out (may be NULL): does its process
+ * live? Only then its gauges mean something. */
 const void *instance_area_of(int slot, bool *is_alive_out);
 
 /* Permits of leased connections of a database, and of open ones. NULL without instance_open(). */
@@ -57,8 +58,8 @@ struct permit_set *instance_open_connections(int database);
 /* The owner that this process takes permits as. */
 uint16_t instance_owner(void);
 
-/* Free the permits of processes that died; returns how many processes. Costs a system call per process; never
- * waits. */
+/* Free the permits of processes that died; returns how many processes. Costs a system call per
+ * process; never waits. */
 int instance_reclaim(void);
 
 #endif

@@ -1,6 +1,7 @@
-/* A word per permit says who holds it, so there is no counter that a crash could leave wrong. Waiters sleep on `turn`: its
- * lowest bit says that somebody may wait, and each give counts it up by two, so a give between a waiter's last look
- * and its sleep is never missed. A woken waiter sets the bit again, since others may still sleep. */
+/* A word per permit says who holds it, so there is no counter that a crash could leave wrong.
+ * Waiters sleep on `turn`: its lowest bit says that somebody may wait, and each give counts it up
+ * by two, so a give between a waiter's last look and its sleep is never missed. A woken waiter
+ * sets the bit again, since others may still sleep. */
 #include "lib/permit.h"
 
 #include <linux/futex.h>

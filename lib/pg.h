@@ -1,9 +1,10 @@
-/* PostgreSQL: pooled connections per shard, prepared statements, rows into shapes. The only module that knows libpq.
- *
- * Each query names its place (the owner's hash); place modulo SHARD_COUNT is its shard. A connection is leased at
- * the first query of a scope and kept until pg_release() or the end of the scope; a second query of the same shard uses the same
- * connection. Leases count over all processes of the instance (shared memory), so that DB_POOL_SIZE is the instance's. Every call may block,
- * at most until the scope's deadline. */
+/* PostgreSQL: pooled connections per shard, prepared statements, rows into shapes. The only
+ * module that knows libpq.
+ * Each query names its place (the owner's hash); place modulo SHARD_COUNT is its shard. A
+ * connection is leased at the first query of a scope and kept until pg_release() or the end of
+ * the scope; a second query of the same shard uses the same connection. Leases count over all
+ * processes of the instance (shared memory), so that DB_POOL_SIZE is the instance's. Every call
+ * may block, at most until the scope's deadline. */
 #ifndef LIB_PG_H
 #define LIB_PG_H
 
@@ -19,7 +20,8 @@ enum { PG_PARAMS_MAX = 24, PG_QUERY_INDEX_MAX = 511 };
 /* What a query gives; calling it by another function is our bug (ERR_INTERNAL). */
 enum pg_kind { PG_ONE, PG_MANY, PG_EXEC };
 
-/* A query with its arguments. Made only by the generated q_… functions (build/gen/queries.h), which type-check them. */
+/* A query with its arguments. Made only by the generated q_… functions (build/gen/queries.h),
+ * which type-check them. */
 struct pg_query {
     const char *name; /* statement name, unique in the program */
     const char *sql;
@@ -37,9 +39,10 @@ void pg_open(void);
 /* Close all idle connections. */
 void pg_close(void);
 
-/* Exactly one row into *out. ERR_NOT_FOUND for none. Others: ERR_POOL_SATURATED, ERR_DEPENDENCY_UNAVAILABLE (nothing was
- * done), ERR_WRITE_UNKNOWN (connection lost during a write outside a transaction, or at commit), ERR_CONFLICT (unique violation),
- * ERR_TIMED_OUT, ERR_INTERNAL. */
+/* Exactly one row into *out. ERR_NOT_FOUND for none. Others: ERR_POOL_SATURATED,
+ * ERR_DEPENDENCY_UNAVAILABLE (nothing was done), ERR_WRITE_UNKNOWN (connection lost during a
+ * write outside a transaction, or at commit), ERR_CONFLICT (unique violation), ERR_TIMED_OUT,
+ * ERR_INTERNAL. */
 MUST_USE enum err pg_one(struct scope *sc, struct pg_query q, const struct shape *shape, void *out);
 
 /* All rows: an array of structs in the arena. */
@@ -49,8 +52,8 @@ MUST_USE enum err pg_many(struct scope *sc, struct pg_query q, const struct shap
 /* No rows wanted; n_out (may be NULL) gets the number of rows changed. */
 MUST_USE enum err pg_exec(struct scope *sc, struct pg_query q, int64_t *n_out);
 
-/* Begin a transaction on the place's shard; every query of the scope on that shard is part of it until pg_commit() or pg_rollback().
- * Beginning twice is our bug (assertion). */
+/* Begin a transaction on the place's shard; every query of the scope on that shard is part of it
+ * until pg_commit() or pg_rollback(). Beginning twice is our bug (assertion). */
 MUST_USE enum err pg_begin(struct scope *sc, struct place place);
 
 /* Commit. ERR_WRITE_UNKNOWN where the connection was lost in between. */
@@ -71,7 +74,8 @@ int pg_shard_of(struct place place);
 /* A place on shard n < pg_shard_count(), for work that visits all shards. */
 struct place pg_place_on_shard(int shard);
 
-/* Is the shard's database reachable? One trivial query outside the pool's limit; latency_ms_out as measured. */
+/* Is the shard's database reachable? One trivial query outside the pool's limit; latency_ms_out
+ * as measured. */
 MUST_USE enum err pg_ping(struct scope *sc, int shard, int64_t *latency_ms_out);
 
 #endif

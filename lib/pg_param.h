@@ -28,7 +28,8 @@ const char *pg_param_bool(struct scope *sc, bool value);
 /* Milliseconds since 1970 as timestamptz (years 1970 to 9999); ABSENT_I64 is NULL. */
 const char *pg_param_time(struct scope *sc, int64_t wall_ms);
 
-/* id_place(), remembering this thread's last answer: one request asks for one user again and again. */
+/* id_place(), remembering this thread's last answer: one request asks for one user again and
+ * again. */
 struct place pg_param_place(struct id id);
 
 #endif
