@@ -42,11 +42,12 @@ def main(root, name):
 
     def leftovers():
         return [p for p in procs.of_stack(root, folders)
-                if p.program == name and p.pid not in parents]
+                if p.program == name and p.pid not in parents
+                and program["only"] in ("", procs.command(p.pid))]
 
     if program["take_over"]:
         left = procs.end(leftovers, program["take_over"])
-        if left:
+        if left and program["wait_for_end"]:
             print(f"launch: {name}: processes {left} of an earlier life do not end", flush=True)
             return 1
     for path in program["unlink"]:

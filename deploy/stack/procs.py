@@ -80,6 +80,11 @@ def of_stack(root, folders=None):
     return found
 
 
+def command(pid):
+    """The kernel's short name of what it runs."""
+    return _read(f"/proc/{pid}/comm").decode("utf-8", "replace").strip()
+
+
 def alive(pid):
     state = stat(pid)
     return state is not None and state[0] not in "ZX"

@@ -15,7 +15,7 @@ from .say import Refusal
 # Only the make command line sets these: a developer's shell often has them for other ends.
 NOT_FROM_ENVIRONMENT = {
     "AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "DATABASE_URL", "REDIS_URL",
-    "S3_ENDPOINT", "S3_BUCKET", "PUBLIC_URL", "PHASE", "TIER", "INSTANCE_ID", "LOG_LEVEL",
+    "S3_ENDPOINT", "S3_BUCKET", "PUBLIC_URL", "INSTANCE_ID", "LOG_LEVEL",
 }
 OWN = {"STACK": "default", "PORT_BASE": "8080", "TIER": "development", "PHASE": "0"}
 

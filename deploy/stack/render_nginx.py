@@ -1,0 +1,173 @@
+"""nginx's configuration, from proxy/: limits that follow the settings, and problem pages made from lib/err.def."""
+
+import json
+import re
+
+from . import settings
+from .say import Refusal
+
+WORKERS = 2
+CONNECTIONS = 8192       # per nginx worker; a request takes two
+KEPT_PER_WORKER = 8      # measured: see docs/internals/deploy.md
+EDGE_FACTOR = 2          # the edge's limits against RATE_LIMIT_MAX
+EDGE_CONNECTIONS_MIN = 1024
+EDGE_MAX = 65535         # nginx's own bound of limit_conn
+
+# Status that nginx gives: (status told, row of err.def, detail for the client).
+PROBLEMS = {
+    400: (400, "BAD_REQUEST", "The request line, a header field or the path is not well-formed."),
+    403: (403, "FORBIDDEN", "The proxy does not let this through."),
+    404: (404, "NOT_FOUND", "No such path; all of the API lies under /api."),
+    405: (405, "METHOD_NOT_ALLOWED", "The method is not in use here."),
+    408: (408, "REQUEST_TIMEOUT", "The request did not arrive in time."),
+    413: (413, "PAYLOAD_TOO_LARGE", "The body is larger than this address takes."),
+    414: (414, "URI_TOO_LONG", "The request line is longer than 8 KiB."),
+    429: (429, "RATE_LIMITED", "Too many requests from this client; wait, then try again."),
+    431: (431, "HEADERS_TOO_LARGE", "A header field is longer than 8 KiB, or all are over 32 KiB."),
+    500: (500, "INTERNAL", "The proxy failed; the error log has the cause."),
+    503: (503, "DEPENDENCY_UNAVAILABLE", "The server behind the proxy does not answer; try again."),
+}
+# What nginx says : the page of PROBLEMS that stands for it.
+SAME_AS = {411: 400, 415: 400, 416: 400, 421: 400, 494: 431, 495: 400, 496: 400, 497: 400,
+           501: 400, 505: 400, 502: 503, 504: 503, 507: 503}
+RETRY_AFTER_S = {429: 1, 503: 2, 408: 1, 500: 1}
+
+
+def _errors(repo):
+    """err.def as {ROW: (code, title)}."""
+    with open(f"{repo}/lib/err.def", encoding="utf-8") as f:
+        rows = re.findall(r'^ERR\((\w+), \d+, "([^"]*)", "([^"]*)"', f.read(), flags=re.M)
+    return {name: (code, title) for name, code, title in rows}
+
+
+def problems(repo, conf, policy, is_s3=False):
+    """The error_page lines and one internal location per page."""
+    errors = _errors(repo)
+    out = ["# From lib/err.def: what nginx itself refuses."]
+    for status in PROBLEMS:
+        out.append(f"error_page {status} /problem/{status};")
+    for status, page in SAME_AS.items():
+        out.append(f"error_page {status} ={page} /problem/{page};")
+    for status, (told, row, detail) in PROBLEMS.items():
+        code, title = errors[row]
+        body = json.dumps({"type": f"/problems/{code}", "title": title, "status": told,
+                           "detail": detail, "instance": "@rid@", "code": code,
+                           "requestId": "@rid@"}, separators=(",", ":"))
+        if "'" in body or "$" in body or "\\" in body:
+            raise Refusal(f"lib/err.def: the title of {row} cannot be quoted for nginx.")
+        body = body.replace("@rid@", "${rid}")
+        out += [f"location = /problem/{status} {{", "    internal;",
+                "    default_type application/problem+json;",
+                f"    include {conf}/security_headers.conf;",
+                "    add_header Cache-Control no-store always;"]
+        if is_s3:
+            out.append("    add_header Access-Control-Allow-Origin * always;")
+        if status == 405:
+            out.append('    add_header Allow "GET, HEAD, POST, PUT, PATCH, DELETE" always;')
+        if status == 429 and not is_s3:
+            out += [f"    add_header {name} '{value}' always;" for name, value in policy]
+        if status in RETRY_AFTER_S:
+            wait = RETRY_AFTER_S[status]
+            out.append(f"    add_header Retry-After {wait} always;")
+        out += [f"    return {told} '{body}';", "}"]
+    return "\n".join(out) + "\n"
+
+
+def kept_connections(values):
+    """Idle kept connections per nginx worker: all of them well below the API's threads.
+
+    A thread stays with its kept connection while that idles, so that half of all threads must be free of them.
+    """
+    threads = int(values["API_PROCESSES"]) * int(values["API_THREADS"])
+    return min(KEPT_PER_WORKER, threads // (2 * WORKERS))
+
+
+def _upstream(place, topology, kept):
+    lines = ["    upstream api {"]
+    # Each socket twice: nginx tries another "server" where a connection fails, and with one instance that is the same.
+    for _ in range(2 if len(topology.instances) == 1 else 1):
+        for i in topology.instances:
+            lines.append(f"        server unix:{place.sockets}/{i.program}.sock max_fails=0;")
+    if kept:
+        lines += [f"        keepalive {kept};",
+                  "        # An idle thread of a stopping process is free after this.",
+                  "        keepalive_timeout 2s;"]
+    return "\n".join(lines + ["    }"])
+
+
+def _metrics_servers(place, topology):
+    """One inner address per instance; PORT_BASE+2 is instance 1's."""
+    out = []
+    for i in topology.instances:
+        ports = ([topology.metrics_port] if i.number == 1 else []) + [i.metrics_port]
+        out += ["    server {"] + [f"        listen 127.0.0.1:{p};" for p in ports]
+        out += [
+            "        server_name _;",
+            f"        include {place.path('conf', 'problems.conf')};",
+            f"        include {place.path('conf', 'security_headers.conf')};",
+            "        client_max_body_size 1k;",
+            "        location = /metrics {",
+            f"            include {place.path('conf', 'api.conf')};",
+            f"            fastcgi_pass unix:{place.sockets}/{i.program}.sock;",
+            "        }",
+            "        location = /api/system/status {",
+            f"            include {place.path('conf', 'api.conf')};",
+            f"            fastcgi_pass unix:{place.sockets}/{i.program}.sock;",
+            "        }",
+            "        location / {", "            return 404;", "        }", "    }", ""]
+    return "\n".join(out)
+
+
+def fill(text, cells, name):
+    """Put the values in; a name that is left over is our bug."""
+    for key, value in cells.items():
+        text = text.replace(f"@{key}@", str(value))
+    left = re.findall(r"@[A-Z0-9_]+@", text)
+    if left:
+        raise Refusal(f"{name} names {left[0]}, which nothing fills in.")
+    return text
+
+
+def edge_limits(values):
+    """(rate, burst, connections): never tighter than RATE_LIMIT_MAX over its window, which is also the burst."""
+    most, window_ms = int(values["RATE_LIMIT_MAX"]), int(values["RATE_LIMIT_WINDOW_MS"])
+    per_minute = -(-most * EDGE_FACTOR * 60000 // window_ms)
+    return f"{per_minute}r/m", most * EDGE_FACTOR, min(max(most, EDGE_CONNECTIONS_MIN), EDGE_MAX)
+
+
+def render(repo, place, topology, values, table):
+    """All files as {name in conf/: text}."""
+    kept = kept_connections(values)
+    rate, burst, connections = edge_limits(values)
+    networks = [n.strip() for n in settings.text(values, table, "TRUSTED_PROXIES").split(",")
+                if n.strip()]
+    for network in networks:
+        if not re.fullmatch(r"[0-9a-fA-F.:]+(/\d{1,3})?", network):
+            raise Refusal(f'TRUSTED_PROXIES has "{network}": allowed are addresses and CIDR blocks.')
+    window_s = max(1, int(values["RATE_LIMIT_WINDOW_MS"]) // 1000)
+    policy = [("RateLimit-Policy", f'"default";q={values["RATE_LIMIT_MAX"]};w={window_s}'),
+              ("RateLimit", '"default";r=0;t=1')]
+    conf = place.path("conf")
+    cells = {
+        "WORKERS": WORKERS, "FILES": 2 * CONNECTIONS, "CONNECTIONS": CONNECTIONS,
+        "RUN": place.path("run", "nginx"), "LOG": place.path("log"), "CONF": conf,
+        "REALIP": "\n".join(f"    set_real_ip_from {n};" for n in networks),
+        "TRUSTED": "\n".join(f"        {n} 1;" for n in networks),
+        "UPSTREAMS": _upstream(place, topology, kept),
+        "METRICS_SERVERS": _metrics_servers(place, topology),
+        "PROXY_PORT": topology.proxy_port, "S3_PUBLIC_PORT": topology.s3_public_port,
+        "S3_PORT": topology.s3_port, "BODY_MAX": values["BODY_MAX_BYTES"],
+        "EDGE_RATE": rate, "EDGE_BURST": burst, "EDGE_CONNECTIONS": connections,
+    }
+    timeout_s = int(values["REQUEST_TIMEOUT_MS"]) // 1000 + 5
+    snippet = {"READ_TIMEOUT": f"{timeout_s}s",
+               "KEEP": f"fastcgi_keep_conn {'on' if kept else 'off'};"}
+    files = {}
+    for source, name, names in (("nginx.conf", "nginx.conf", cells),
+                                ("snippets/api.conf", "api.conf", snippet),
+                                ("snippets/security_headers.conf", "security_headers.conf", {})):
+        with open(f"{repo}/proxy/{source}", encoding="utf-8") as f:
+            files[name] = fill(f.read(), names, source)
+    files["problems.conf"] = problems(repo, conf, policy)
+    files["problems_s3.conf"] = problems(repo, conf, policy, is_s3=True)
+    return files
