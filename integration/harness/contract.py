@@ -105,6 +105,8 @@ class Contract:
         kind = headers.get("content-type", "").split(";")[0].strip()
         if kind not in reply["content"]:
             return faults + [f"content type {kind!r}, documented: {list(reply['content'])}"]
+        if not kind.endswith("json"):
+            return faults
         try:
             value = json.loads(body)
         except ValueError as fault:

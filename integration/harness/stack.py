@@ -103,7 +103,8 @@ class Stack:
 
     def metrics(self):
         """{name with labels: value} of the instance."""
-        text = requests.get(self.metrics_url, timeout=10).text
+        base, _, _ = self.metrics_url.partition("/metrics")
+        text = Client(base).get("/metrics", expect=200).text
         found = {}
         for line in text.splitlines():
             if line and not line.startswith("#"):

@@ -1,0 +1,159 @@
+"""Health, readiness, configuration, metrics, and the document of the API."""
+import json
+import re
+
+import pytest
+
+from harness import contract
+from harness.client import the_contract
+
+
+def test_health_answers_ok_and_nothing_else(api):
+    assert api.get("/api/system/health", expect=200).json == {"status": "ok"}
+
+
+def test_health_needs_no_session_and_is_not_charged_to_a_limit(api):
+    reply = api.get("/api/system/health", expect=200)
+    assert "RateLimit" not in reply.headers
+
+
+def test_status_tells_every_dependency_with_its_latency(api):
+    status = api.get("/api/system/status", expect=200).json
+    for name in ("database", "redis", "storage", "queue"):
+        check = status["checks"][name]
+        assert check["status"] == "ok", (name, check)
+        assert 0 <= check["latencyMs"] < 5000
+    assert status["degradation"]["level"] == 0
+    assert status["phase"] == 0
+
+
+def test_openapi_document_is_the_one_of_this_tree(api):
+    served = api.get("/api/openapi.json", expect=200).json
+    assert served == json.loads(json.dumps(the_contract().document))
+
+
+def test_openapi_document_names_every_route_of_the_table(api):
+    served = contract.Contract(api.get("/api/openapi.json", expect=200).json)
+    assert set(served.operations) == set(contract.keys_of_route_table())
+
+
+def test_configuration_is_for_administrators_only(api, client):
+    api.get("/api/system/config", expect=401)
+    client.get("/api/system/config", expect=403)
+
+
+def test_configuration_shows_values_and_masks_every_secret(stack, admin):
+    reply = admin.get("/api/system/config", expect=200)
+    items = {item["name"]: item for item in reply.json["items"]}
+    env = stack.env
+    assert items["SHARD_COUNT"]["value"] == env["SHARD_COUNT"]
+    assert items["S3_BUCKET"]["value"] == "maxbooster-uploads"
+    for name, item in items.items():
+        if item["secret"]:
+            assert item["value"] in ("", "***"), name
+    for name, value in env.items():
+        if re.search("SECRET|PASSWORD|DATABASE_.*URL|^DATABASE_URL|REDIS_URL|ACCESS_KEY", name) and len(value) > 8:
+            assert value not in reply.text, name
+
+
+def test_an_administrator_made_by_the_operators_tool_may_see_the_configuration(stack):
+    from harness.client import random_email
+    email, password = random_email(), "an operator's long secret"
+    done = stack.ctl("user", "create-admin", "--email", email, "--name", "Operator",
+                     text=password + "\n")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert password not in done.stdout + done.stderr
+    client = stack.client()
+    reply = client.post("/api/auth/login", {"email": email, "password": password}, expect=200)
+    assert reply.json["user"]["role"] == "admin"
+    client.token = reply.json["token"]
+    client.get("/api/system/config", expect=200)
+
+
+def test_metrics_count_requests_over_all_processes_of_the_instance(stack, api):
+    def health_count():
+        return sum(value for name, value in stack.metrics().items()
+                   if "requests_total" in name and "health" in name)
+    before = health_count()
+    for _ in range(20):
+        api.get("/api/system/health", expect=200)
+    assert health_count() >= before + 20
+
+
+def test_metrics_never_leave_by_the_public_address(stack, api):
+    api.get("/metrics", expect=404)
+    for disguise in ("/metrics/", "//metrics", "/api/../metrics", "/%6detrics", "/api/metrics"):
+        reply = api.get(disguise)
+        assert reply.status in (400, 404), (disguise, reply)
+
+
+def test_an_unknown_path_is_a_problem_404(api):
+    for path in ("/", "/api", "/api/", "/api/nothing", "/index.html", "/api/system/health/"):
+        reply = api.get(path, expect=404)
+        assert reply.code == "not_found"
+
+
+@pytest.mark.parametrize("path,allowed", [
+    ("/api/system/health", {"GET"}), ("/api/auth/login", {"POST"}), ("/api/auth/me", {"GET", "PATCH"}),
+    ("/api/audio", {"GET"}), ("/api/jobs/9b2f61d4-0199-8a4b-9c3d-7f6a5b4c3d2e", {"GET", "DELETE"})])
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE"])
+def test_a_wrong_method_is_told_the_right_ones(client, path, allowed, method):
+    if method in allowed:
+        return
+    reply = client.request(method, path, expect=405)
+    named = {word.strip() for word in reply.headers["Allow"].split(",")}
+    assert allowed <= named <= allowed | {"HEAD", "OPTIONS"}
+
+
+@pytest.mark.parametrize("method", ["TRACE", "PROPFIND", "FOO"])
+def test_methods_that_nobody_takes_are_refused(api, method):
+    reply = api.request(method, "/api/system/health")
+    assert reply.status in (400, 405), reply
+
+
+def test_head_is_get_without_a_body(api):
+    got = api.get("/api/system/health", expect=200)
+    head = api.request("HEAD", "/api/system/health", expect=200)
+    assert head.content == b""
+    assert head.headers["Content-Type"] == got.headers["Content-Type"]
+
+
+def test_a_well_formed_request_id_is_taken_over(api):
+    reply = api.get("/api/system/health", headers={"X-Request-Id": "track-0001_a.b"}, expect=200)
+    assert reply.headers["X-Request-Id"] == "track-0001_a.b"
+
+
+@pytest.mark.parametrize("bad", ["short", "x" * 65, 'with "quotes" in', "a,b,c,d,e,f", "<script>alert(1)</script>",
+                                 "${jndi:ldap://x}"])
+def test_a_malformed_request_id_is_replaced(api, bad):
+    reply = api.get("/api/nothing", headers={"X-Request-Id": bad}, expect=404)
+    assert reply.headers["X-Request-Id"] != bad
+    assert bad not in reply.text
+
+
+def test_every_reply_carries_the_security_headers(client):
+    for path in ("/api/system/health", "/api/auth/me", "/api/nothing", "/nothing"):
+        headers = client.get(path).headers
+        assert headers["X-Content-Type-Options"] == "nosniff", path
+        assert "default-src 'none'" in headers["Content-Security-Policy"], path
+        assert headers["X-Frame-Options"] == "DENY", path
+        assert "Referrer-Policy" in headers, path
+        assert not re.search(r"\d", headers.get("Server", "")), path
+
+
+def test_private_answers_are_not_for_caches(client):
+    assert "no-store" in client.get("/api/auth/me", expect=200).headers["Cache-Control"]
+
+
+def test_limits_are_told_with_every_answer(stack, client):
+    reply = client.get("/api/auth/me", expect=200)
+    quota = int(re.search(r"q=(\d+)", reply.headers["RateLimit-Policy"]).group(1))
+    assert quota == int(stack.env["RATE_LIMIT_MAX"])
+    left = int(re.search(r"r=(\d+)", reply.headers["RateLimit"]).group(1))
+    assert 0 <= left < quota
+
+
+def test_critical_routes_have_a_limit_of_their_own(stack, api):
+    reply = api.post("/api/auth/password/forgot", {"email": "nobody@example.org"}, expect=202)
+    quota = int(re.search(r"q=(\d+)", reply.headers["RateLimit-Policy"]).group(1))
+    assert quota == int(stack.env["RATE_LIMIT_CRITICAL_MAX"])
