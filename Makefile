@@ -52,6 +52,7 @@ build: $(PROGRAMS) ## build all programs into build/bin
 # Generated sources: never committed, so they cannot drift.
 GEN_HEADERS :=
 -include deploy/gen.mk
+-include deploy/stack.mk
 
 $(B)/bin/maxbooster-api: $(call obj,$(API_SRC)) $(GEN_API_OBJ) $(B)/lib.a
 	$(call say,LINK,$@)
