@@ -1,4 +1,5 @@
 /* An instance: the processes of one pool, and the memory that they share.
+ *
  * One file (config instance_shm) holds a slot per process with an area for its metrics, and two
  * permit sets per database. A process claims a slot at start and holds a lock of the kernel on
  * it, which ends with the process however it ends. The areas of dead processes stay and count; a

@@ -1,4 +1,5 @@
 /* Permits: a counted right that processes share and that no crash can leak.
+ *
  * A set lies in shared memory and holds one word per permit: the owner's number, or 0 while it is
  * free. Taking is one compare-and-swap, so at every moment each permit names who has it; when an
  * owner died, permit_reclaim() frees exactly its permits. Waiting is a futex on the set. All

@@ -1,5 +1,6 @@
 /* PostgreSQL: pooled connections per shard, prepared statements, rows into shapes. The only
  * module that knows libpq.
+ *
  * Each query names its place (the owner's hash); place modulo SHARD_COUNT is its shard. A
  * connection is leased at the first query of a scope and kept until pg_release() or the end of
  * the scope; a second query of the same shard uses the same connection. Leases count over all
