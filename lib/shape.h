@@ -83,8 +83,8 @@ struct shape {
     SHAPE_FIELD(tag, member, int64_t, json, FIELD_TIME, 0, 0, flags, NULL)
 #define F_JSON(tag, member, json, flags) \
     SHAPE_FIELD(tag, member, const char *, json, FIELD_JSON, 0, 0, flags, NULL)
-#define F_ANY(tag, member, json, flags) \
-    SHAPE_FIELD(tag, member, const struct json *, json, FIELD_ANY, 0, 0, flags, NULL)
+#define F_ANY(tag, member, name_text, flags) \
+    SHAPE_FIELD(tag, member, const struct json *, name_text, FIELD_ANY, 0, 0, flags, NULL)
 
 #define SHAPE(tag, table) \
     {                     \
