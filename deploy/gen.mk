@@ -19,3 +19,18 @@ GEN_HEADERS += $(B)/gen/queries.h
 $(B)/gen/queries.c $(B)/gen/queries.h &: tools/gen_queries.py $(wildcard sql/queries/*.sql)
 	$(call say,GEN,$(B)/gen/queries.h)
 	$(Q)$(PYTHON) tools/gen_queries.py --out $(B)/gen
+
+# Routes: numbered for gperf, with prototypes and names.
+GEN_API_OBJ += $(B)/obj/gen/routes.o $(B)/obj/gen/route_names.o
+GEN_HEADERS += $(B)/gen/handlers.h
+$(B)/gen/handlers.h $(B)/gen/route_names.c $(B)/gen/routes.gperf &: tools/gen_routes.py fcgi/routes.gperf
+	$(call say,GEN,$(B)/gen/routes.gperf)
+	$(Q)mkdir -p $(B)/gen && $(PYTHON) tools/gen_routes.py fcgi/routes.gperf $(B)/gen
+$(B)/gen/routes.c: $(B)/gen/routes.gperf
+	$(Q)gperf --output-file=$@ $<
+
+# Passwords that attackers try first, as a sorted table.
+GEN_LIB_OBJ += $(B)/obj/gen/breached_passwords.o
+GEN_HEADERS += $(B)/gen/breached_passwords.h
+$(B)/gen/breached_passwords.h $(B)/gen/breached_passwords.c &: tools/gen_passwords.py lib/breached-passwords.txt
+	$(Q)mkdir -p $(B)/gen && $(PYTHON) tools/gen_passwords.py lib/breached-passwords.txt $(B)/gen

@@ -59,6 +59,9 @@ MUST_USE enum err req_page(struct req *r, struct req_page *page_out);
 /* A header field of the request, NULL where it is missing; the name in CGI form: "IF_MATCH", "USER_AGENT". */
 const char *req_header(const struct req *r, const char *cgi_name);
 
+/* The token that the request carries, valid or not; NULL where none. */
+const char *req_token(struct req *r);
+
 /* Client's address as text. */
 const char *req_address(const struct req *r);
 
@@ -84,6 +87,14 @@ enum err req_reply(struct req *r, int status, const struct shape *shape, const v
  * dropped and tells that there is a next page. id_offset is offsetof(struct, id). */
 enum err req_reply_page(struct req *r, const struct shape *shape, const void *items, size_t n,
                         const struct req_page *page, size_t id_offset);
+
+/* The same with further members: text such as ",\"partial\":false" behind nextCursor. */
+enum err req_reply_page_with(struct req *r, const struct shape *shape, const void *items, size_t n,
+                             const struct req_page *page, size_t id_offset, const char *members);
+
+/* Reply with text of another type than JSON. */
+enum err req_reply_text(struct req *r, int status, const char *content_type,
+                        const struct strbuf *text);
 
 /* Reply with JSON that the handler has written: begin with req_json(), then this. */
 enum err req_reply_json(struct req *r, int status, const struct strbuf *json);

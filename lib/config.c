@@ -368,27 +368,52 @@ bool config_reload(FILE *faults)
     return is_good;
 }
 
-void config_print(FILE *out)
+static void tell_item(const struct variable *v, int i,
+                      void (*fn)(void *context, const struct config_item *item), void *context)
 {
     struct config *c = (struct config *)(uintptr_t)config();
-    char name[NAME_MAX_LEN];
+    char name[NAME_MAX_LEN], number[24];
+    struct config_item item = {.name = name,
+                               .unit = v->unit,
+                               .doc = v->doc,
+                               .is_reloadable = v->when == RELOAD,
+                               .is_secret = v->kind == KIND_SECRET};
+
+    env_name(v, i, name);
+    if (v->kind == KIND_INT) {
+        snprintf(number, sizeof(number), "%lld", (long long)*int_slot(v, c));
+        item.value = number;
+    } else {
+        item.value = *text_slot(v, c, i);
+        if (v->kind == KIND_SECRET && *item.value != '\0') {
+            item.value = "***";
+        }
+    }
+    if (v->count == 0 || *item.value != '\0') {
+        fn(context, &item);
+    }
+}
+
+void config_each(void (*fn)(void *context, const struct config_item *item), void *context)
+{
     size_t n;
     int i;
 
     for (n = 0; n < ARRAY_LEN(variables); n++) {
-        const struct variable *v = &variables[n];
-
-        for (i = 0; i < (v->count > 0 ? v->count : 1); i++) {
-            env_name(v, i, name);
-            if (v->kind == KIND_INT) {
-                fprintf(out, "%s=%lld\n", name, (long long)*int_slot(v, c));
-            } else if (v->kind == KIND_STR) {
-                fprintf(out, "%s=%s\n", name, *text_slot(v, c, i));
-            } else if (**text_slot(v, c, i) != '\0') {
-                fprintf(out, "%s=***\n", name);
-            }
+        for (i = 0; i < (variables[n].count > 0 ? variables[n].count : 1); i++) {
+            tell_item(&variables[n], i, fn, context);
         }
     }
+}
+
+static void print_item(void *out, const struct config_item *item)
+{
+    fprintf(out, "%s=%s\n", item->name, item->value);
+}
+
+void config_print(FILE *out)
+{
+    config_each(print_item, out);
 }
 
 /* "DATABASE_SHARD_nn_URL" rather than member 0 of the family. */

@@ -34,6 +34,19 @@ MUST_USE bool config_load(FILE *faults);
 /* The same for a running process: only RELOAD values may differ; a changed RESTART value is a fault, all or nothing. */
 MUST_USE bool config_reload(FILE *faults);
 
+/* One variable as operators see it. */
+struct config_item {
+    const char *name;  /* "DB_POOL_SIZE" */
+    const char *value; /* "***" for a secret that is set */
+    const char *unit;
+    const char *doc;
+    bool is_reloadable;
+    bool is_secret;
+};
+
+/* Call fn for every variable; members of families only where set. The texts live until fn returns. */
+void config_each(void (*fn)(void *context, const struct config_item *item), void *context);
+
 /* Print every value as NAME=value; secrets as "***" where set. For operators. */
 void config_print(FILE *out);
 

@@ -4,6 +4,8 @@
 #ifndef LIB_ERR_H
 #define LIB_ERR_H
 
+#include <stdio.h>
+
 enum err {
     OK = 0,
 #define ERR(name, status, code, title, retry) ERR_##name,
@@ -25,5 +27,8 @@ struct err_info {
 
 /* The row of an error other than OK. Static, never NULL; a value out of range gets INTERNAL's. */
 const struct err_info *err_info(enum err e);
+
+/* Print docs/errors.md from the table. */
+void err_print_docs(FILE *out);
 
 #endif

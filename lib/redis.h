@@ -33,7 +33,7 @@ struct redis_script {
     _Atomic bool is_known; /* sha1 is filled */
 };
 
-enum { REDIS_ARGS_MAX = 64 };
+enum { REDIS_ARGS_MAX = 128 };
 
 /* Arguments of one command: text and length each. */
 struct redis_args {

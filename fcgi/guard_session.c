@@ -1,0 +1,141 @@
+/* Who asks, and how often. With a session both are one script in Redis, charged to the user; without one the address is
+ * charged. A request that is refused here has cost no database. */
+#include <string.h>
+#include <strings.h>
+
+#include "fcgi/req_private.h"
+#include "lib/config.h"
+#include "lib/session.h"
+
+static struct rate_policy policy_of(const struct req *r)
+{
+    bool is_critical = r->match.route->rate == RATE_CRITICAL;
+
+    return (struct rate_policy){
+        .name = is_critical ? "critical" : "default",
+        .quota = is_critical ? config()->rate_limit_critical_max : config()->rate_limit_max,
+        .window_ms = config()->rate_limit_window_ms};
+}
+
+/* The RateLimit fields (draft-ietf-httpapi-ratelimit-headers-10): remaining, and seconds until the quota is full. */
+static void tell_rate(struct req *r, const struct rate_policy *policy,
+                      const struct rate_verdict *verdict)
+{
+    struct arena *a = r->scope.arena;
+
+    req_reply_header(r, "RateLimit-Policy",
+                     arena_printf(a, "\"%s\";q=%lld;w=%lld", policy->name,
+                                  (long long)policy->quota,
+                                  (long long)(policy->window_ms + 999) / 1000));
+    req_reply_header(r, "RateLimit",
+                     arena_printf(a, "\"%s\";r=%lld;t=%lld", policy->name,
+                                  (long long)verdict->remaining,
+                                  (long long)(verdict->reset_ms + 999) / 1000));
+}
+
+static enum err judge_rate(struct req *r, const struct rate_policy *policy,
+                           const struct rate_verdict *verdict)
+{
+    tell_rate(r, policy, verdict);
+    if (verdict->is_allowed) {
+        return OK;
+    }
+    r->scope.retry_after_s = (int)((verdict->retry_ms + 999) / 1000);
+    return scope_refuse(&r->scope, ERR_RATE_LIMITED, "At most %lld requests in %lld s here.",
+                        (long long)policy->quota, (long long)(policy->window_ms + 999) / 1000);
+}
+
+/* Charge the address. Where Redis is down, critical routes fail closed and others pass: they are cheap, and the
+ * proxy's own limit stands before them. */
+static enum err charge_address(struct req *r, const struct rate_policy *policy)
+{
+    struct rate_verdict verdict;
+    enum err e;
+
+    if (r->match.route->rate == RATE_FREE) {
+        return OK;
+    }
+    e = rate_charge(&r->scope, r->address, policy, &verdict);
+    if (e == ERR_DEPENDENCY_UNAVAILABLE && r->match.route->rate == RATE_NORMAL &&
+        r->match.route->auth != AUTH_SESSION && r->match.route->auth != AUTH_ADMIN) {
+        scope_forgive(&r->scope);
+        return OK;
+    }
+    TRY(e);
+    return judge_rate(r, policy, &verdict);
+}
+
+/* Find the cookie's value in the field; the last character is a ';' or the end. NULL: not there. */
+static const char *cookie_value(struct arena *a, const char *field, const char *name)
+{
+    size_t name_len = strlen(name);
+
+    while (*field != '\0') {
+        size_t len;
+
+        field += strspn(field, " \t;");
+        len = strcspn(field, ";");
+        if (len > name_len && strncmp(field, name, name_len) == 0 && field[name_len] == '=') {
+            return arena_strndup(a, field + name_len + 1, len - name_len - 1);
+        }
+        field += len;
+    }
+    return NULL;
+}
+
+const char *req_token(struct req *r)
+{
+    const char *authorization = req_header(r, "AUTHORIZATION");
+    const char *cookies = req_header(r, "COOKIE");
+    bool is_tls = has_prefix(config()->public_url, "https://");
+
+    if (authorization != NULL && strncasecmp(authorization, "Bearer ", 7) == 0) {
+        r->who.token = authorization + 7 + strspn(authorization + 7, " ");
+    } else if (cookies != NULL) {
+        r->who.token =
+            cookie_value(r->scope.arena, cookies, is_tls ? "__Host-session" : "session");
+        r->who.by_cookie = r->who.token != NULL;
+    }
+    return r->who.token;
+}
+
+static enum err no_session(struct req *r, const struct rate_policy *policy)
+{
+    TRY(charge_address(r, policy));
+    if (r->match.route->auth == AUTH_OPTIONAL) {
+        return OK;
+    }
+    return scope_refuse(&r->scope, ERR_UNAUTHENTICATED,
+                        "Send a session's token as a Bearer token or cookie.");
+}
+
+enum err guard_session(struct req *r)
+{
+    const struct rate_policy policy = policy_of(r);
+    struct session_claim claim;
+    struct session session;
+    struct rate_verdict verdict;
+    enum err e;
+
+    if (r->match.route->auth == AUTH_NONE) {
+        return charge_address(r, &policy);
+    }
+    if (req_token(r) == NULL || !session_claim(r->who.token, &claim)) {
+        return no_session(r, &policy);
+    }
+    e = session_check(&r->scope, &claim, &policy, &session, &verdict);
+    if (e == ERR_UNAUTHENTICATED) {
+        return no_session(r, &policy);
+    }
+    TRY(e);
+    r->who.is_signed_in = true;
+    r->who.user = claim.user;
+    r->who.place = id_place(claim.user);
+    r->who.session = claim.session;
+    r->who.role = session.role;
+    TRY(judge_rate(r, &policy, &verdict));
+    if (r->match.route->auth == AUTH_ADMIN && strcmp(session.role, "admin") != 0) {
+        return scope_refuse(&r->scope, ERR_FORBIDDEN, "Only an administrator may see this.");
+    }
+    return OK;
+}

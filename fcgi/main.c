@@ -1,0 +1,149 @@
+/* maxbooster-api: threads that serve, and one thread that takes signals. */
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include "fcgi/conn.h"
+#include "fcgi/req_private.h"
+#include "lib/config.h"
+#include "lib/crypto.h"
+#include "lib/log.h"
+#include "lib/metrics.h"
+#include "lib/password.h"
+#include "lib/pg.h"
+#include "lib/redis.h"
+#include "lib/version.h"
+
+enum { EXIT_CONFIG = 78, THREADS_MAX = 256, THREAD_STACK_BYTES = 512 * 1024 }; /* 78: EX_CONFIG */
+
+static void *serve_thread(void *unused)
+{
+    struct conn *conn = conn_open();
+    struct arena *arena = arena_open((size_t)config()->request_arena_bytes);
+
+    (void)unused;
+    while (conn_next(conn)) {
+        dispatch(conn, arena);
+    }
+    redis_thread_done();
+    arena_close(&arena);
+    conn_close(&conn);
+    return NULL;
+}
+
+static void reload(void)
+{
+    char *faults = NULL;
+    size_t len = 0;
+    FILE *out = open_memstream(&faults, &len);
+    bool is_good = out != NULL && config_reload(out);
+
+    if (out != NULL) {
+        fclose(out);
+    }
+    log_event(is_good ? LOG_INFO : LOG_ERROR, "config.reload", "%s",
+              is_good ? "the configuration was read again" : faults == NULL ? "" : faults);
+    free(faults);
+}
+
+/* Wait for signals until one says stop. */
+static void mind_signals(const sigset_t *signals)
+{
+    int signal_number = 0;
+
+    while (signal_number != SIGTERM && signal_number != SIGINT) {
+        if (sigwait(signals, &signal_number) == 0 && signal_number == SIGHUP) {
+            reload();
+        }
+    }
+    log_event(LOG_INFO, "stop", "finishing what is being served");
+    conn_stop();
+}
+
+static void start_threads(pthread_t *threads, int n)
+{
+    pthread_attr_t attributes;
+    int i;
+
+    pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, THREAD_STACK_BYTES);
+    for (i = 0; i < n; i++) {
+        if (pthread_create(&threads[i], &attributes, serve_thread, NULL) != 0) {
+            fprintf(stderr, "maxbooster-api: a thread does not start: %s\n", strerror(errno));
+            exit(EXIT_FAILURE);
+        }
+    }
+    pthread_attr_destroy(&attributes);
+}
+
+static int run(void)
+{
+    pthread_t threads[THREADS_MAX];
+    const struct metrics_plan metrics = {.routes = route_count(),
+                                         .route_name = route_key,
+                                         .databases = (int)config()->shard_count};
+    int n = (int)config()->api_threads, i;
+    sigset_t signals;
+
+    /* The supervisor watches our parent; without it nobody would count us. */
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGTERM);
+    sigaddset(&signals, SIGINT);
+    sigaddset(&signals, SIGHUP);
+    pthread_sigmask(SIG_BLOCK, &signals, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    if (!conn_listen_open()) {
+        fputs("maxbooster-api: descriptor 0 is no listening socket: start me by spawn-fcgi.\n",
+              stderr);
+        return EXIT_FAILURE;
+    }
+    crypto_open();
+    metrics_open(&metrics);
+    pg_open();
+    password_open();
+    start_threads(threads, n);
+    log_event(LOG_INFO, "start", "version %s, %d threads", VERSION, n);
+    mind_signals(&signals);
+    for (i = 0; i < n; i++) {
+        pthread_join(threads[i], NULL);
+    }
+    password_close();
+    pg_close();
+    metrics_close();
+    log_event(LOG_INFO, "stopped", "nothing was cut");
+    return EXIT_SUCCESS;
+}
+
+/* -x NAME prints what a table generates. */
+static int print_table(const char *name)
+{
+    if (strcmp(name, "config-docs") == 0) {
+        config_print_docs(stdout);
+    } else if (strcmp(name, "env-example") == 0) {
+        config_print_env_example(stdout);
+    } else if (strcmp(name, "errors-docs") == 0) {
+        err_print_docs(stdout);
+    } else if (strcmp(name, "metrics-docs") == 0) {
+        metrics_print_docs(stdout);
+    } else {
+        fputs("-x takes config-docs, env-example, errors-docs or metrics-docs.\n", stderr);
+        return EXIT_FAILURE;
+    }
+    return EXIT_SUCCESS;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc == 3 && strcmp(argv[1], "-x") == 0) {
+        return print_table(argv[2]);
+    }
+    log_open("api");
+    if (!config_load(stderr)) {
+        return EXIT_CONFIG;
+    }
+    return run();
+}

@@ -1,0 +1,199 @@
+/* Opening an account: one address, one user, over all shards.
+ *
+ * The address is reserved on its own shard, the user is inserted on his, then the reservation is made active. Whoever dies in between
+ * leaves a reservation that goes stale; the next one to want the address looks for its user and either finishes
+ * or takes over (sql/README.md). */
+#include <string.h>
+
+#include "fcgi/req.h"
+#include "handlers.h"
+#include "handlers/auth.h"
+#include "handlers/mail.h"
+#include "lib/password.h"
+#include "lib/pg.h"
+#include "queries.h"
+
+#define RESERVATION_STALE_MS ((int64_t)60000) /* far over request_timeout_ms: its request has ended */
+
+struct register_new {
+    const char *email;
+    const char *password;
+    const char *name;
+};
+
+static const struct field register_fields[] = {
+    F_STR(register_new, email, "email", 3, 254, F_TRIM),
+    F_STR(register_new, password, "password", 8, 128, 0),
+    F_STR(register_new, name, "name", 1, 100, F_TRIM),
+};
+static const struct shape shape_register_new = SHAPE(register_new, register_fields);
+
+struct reservation {
+    const char *email;
+    struct id user_id;
+    bool active;
+    bool stale;
+};
+
+static const struct field reservation_fields[] = {
+    F_STR(reservation, email, "email", 0, 254, 0),
+    F_ID(reservation, user_id, "userId", 0),
+    F_BOOL(reservation, active, "active", 0),
+};
+static const struct shape shape_reservation = SHAPE(reservation, reservation_fields);
+
+static const struct field holder_fields[] = {
+    F_STR(reservation, email, "email", 0, 254, 0),
+    F_ID(reservation, user_id, "userId", 0),
+    F_BOOL(reservation, active, "active", 0),
+    F_BOOL(reservation, stale, "stale", 0),
+};
+static const struct shape shape_holder = SHAPE(reservation, holder_fields);
+
+static enum err taken(struct req *r)
+{
+    return req_fail(r, ERR_CONFLICT, "This address has an account already.");
+}
+
+/* Somebody holds the address. Take over what a crash left behind; otherwise it is taken. */
+static enum err contest(struct req *r, const char *email, struct id user)
+{
+    struct scope *sc = req_scope(r);
+    struct place place = id_place_of_email(email);
+    struct reservation holder;
+    struct user old;
+    enum err e;
+
+    e = pg_one(sc, q_emails_find(sc, place, email, RESERVATION_STALE_MS), &shape_holder, &holder);
+    TRY(e == ERR_NOT_FOUND ? taken(r) : e); /* given back just now: a second try will do */
+    pg_release(sc);
+    if (!holder.stale) {
+        return taken(r);
+    }
+    e = pg_one(sc, q_users_by_id(sc, holder.user_id), &shape_user, &old);
+    pg_release(sc);
+    if (e == OK) {
+        (void)!pg_one(sc, q_emails_activate(sc, place, email, holder.user_id), &shape_reservation,
+                      &holder); /* finish what was left; the sweep does it otherwise */
+        return taken(r);
+    }
+    TRY(e == ERR_NOT_FOUND ? OK : e);
+    e = pg_one(sc, q_emails_take_over(sc, place, email, holder.user_id, user, RESERVATION_STALE_MS),
+               &shape_reservation, &holder);
+    pg_release(sc);
+    return e == ERR_NOT_FOUND ? taken(r) : e;
+}
+
+static enum err reserve(struct req *r, const char *email, struct id user)
+{
+    struct scope *sc = req_scope(r);
+    struct reservation mine;
+    enum err e = pg_one(sc, q_emails_reserve(sc, id_place_of_email(email), email, user),
+                        &shape_reservation, &mine);
+
+    pg_release(sc);
+    return e == ERR_NOT_FOUND ? contest(r, email, user) : e;
+}
+
+/* The user and his welcome mail: one transaction. */
+static enum err insert_user(struct req *r, const struct register_new *in, const char *email,
+                            struct id id, const char *hash, struct user *user_out,
+                            struct id *mail_out)
+{
+    struct scope *sc = req_scope(r);
+    struct place place = id_place(id);
+    enum err e;
+
+    TRY(pg_begin(sc, place));
+    e = pg_one(sc, q_users_insert(sc, id, email, in->name, "artist", hash), &shape_user, user_out);
+    if (e == OK) {
+        e = mail_promise(sc, place, id, "welcome", email, in->name, mail_out);
+    }
+    if (e != OK) {
+        pg_rollback(sc, place);
+        return e;
+    }
+    return pg_commit(sc, place);
+}
+
+/* Make the reservation final. Lost to another who found it stale: take the user back. */
+static enum err activate(struct req *r, const char *email, struct id user)
+{
+    struct scope *sc = req_scope(r);
+    struct reservation mine;
+    enum err e;
+
+    pg_release(sc);
+    e = pg_one(sc, q_emails_activate(sc, id_place_of_email(email), email, user),
+               &shape_reservation, &mine);
+    pg_release(sc);
+    if (e == ERR_NOT_FOUND) {
+        TRY(pg_exec(sc, q_users_delete(sc, user), NULL));
+        return taken(r);
+    }
+    scope_forgive(sc); /* the account is there; the sweep activates what is left */
+    return OK;
+}
+
+/* Something that looks like local@domain (RFC 5321 sizes); whether it is real, the welcome mail tells. */
+static bool is_email(const char *text)
+{
+    const char *at = strrchr(text, '@');
+    const char *p;
+
+    if (at == NULL || at == text || at - text > 64 || at[1] == '\0' || at[1] == '.' ||
+        at[1] == '-' || text[strlen(text) - 1] == '.' || strstr(at, "..") != NULL) {
+        return false;
+    }
+    for (p = text; *p != '\0'; p++) {
+        if ((unsigned char)*p <= 0x20 || (unsigned char)*p >= 0x7f ||
+            strchr("\"(),:;<>[\\]", *p) != NULL || (*p == '@' && p != at)) {
+            return false;
+        }
+    }
+    return strspn(at + 1, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-") ==
+           strlen(at + 1);
+}
+
+static enum err judge(struct req *r, const struct register_new *in)
+{
+    enum err e = OK;
+
+    if (!is_email(in->email)) {
+        e = scope_violation(req_scope(r), "email", "format", "must be an e-mail address");
+    }
+    if (password_is_breached(in->password)) {
+        e = scope_violation(req_scope(r), "password", "breached",
+                            "is among the passwords that attackers try first");
+    }
+    return e;
+}
+
+enum err h_auth_register(struct req *r)
+{
+    struct scope *sc = req_scope(r);
+    char hash[PASSWORD_HASH_SIZE];
+    struct register_new in;
+    struct id id, mail;
+    struct user user;
+    const char *email;
+    enum err e;
+
+    TRY(req_body(r, &shape_register_new, &in));
+    TRY(judge(r, &in));
+    email = ascii_lower(req_arena(r), in.email);
+    TRY(password_hash(sc, in.password, hash));
+    id = id_make_user();
+    TRY(reserve(r, email, id));
+    e = insert_user(r, &in, email, id, hash, &user, &mail);
+    if (e != OK && e != ERR_WRITE_UNKNOWN) {
+        pg_release(sc);
+        (void)!pg_exec(sc, q_emails_release(sc, id_place_of_email(email), email, id), NULL);
+    }
+    TRY(e);
+    TRY(activate(r, email, id));
+    mail_push(sc, mail, id);
+    req_etag(r, user.version);
+    req_location(r, "/api/users/%s", id_text(req_arena(r), id));
+    return req_reply(r, 201, &shape_user, &user);
+}

@@ -1,0 +1,144 @@
+/* Liveness, readiness, configuration and metrics. */
+#include <string.h>
+
+#include "fcgi/req.h"
+#include "handlers.h"
+#include "lib/clock.h"
+#include "lib/config.h"
+#include "lib/metrics.h"
+#include "lib/pg.h"
+#include "lib/queue.h"
+#include "lib/redis.h"
+#include "lib/s3.h"
+#include "lib/version.h"
+
+enum { CHECK_LIMIT_MS = 1000 };
+
+enum err h_system_health(struct req *r)
+{
+    struct strbuf json = req_json(r);
+
+    strbuf_puts(&json, "{\"status\":\"ok\"}");
+    return req_reply_json(r, 200, &json);
+}
+
+/* A dependency's check: OK, with the time it took. */
+struct check {
+    const char *name;
+    enum err (*ask)(struct scope *sc, int64_t *latency_us_out);
+};
+
+/* All shards must answer; the slowest one's time is told. */
+static enum err ask_database(struct scope *sc, int64_t *latency_us_out)
+{
+    int shard;
+
+    *latency_us_out = 0;
+    for (shard = 0; shard < pg_shard_count(); shard++) {
+        int64_t start_us = clock_mono_us(), latency_ms;
+        int64_t took_us;
+
+        TRY(pg_ping(sc, shard, &latency_ms));
+        took_us = clock_mono_us() - start_us;
+        *latency_us_out = took_us > *latency_us_out ? took_us : *latency_us_out;
+    }
+    return OK;
+}
+
+static enum err ask_redis(struct scope *sc, int64_t *latency_us_out)
+{
+    int64_t start_us = clock_mono_us();
+    struct redis_reply reply;
+
+    TRY(redis_do(sc, "", &reply, "PING", NULL));
+    *latency_us_out = clock_mono_us() - start_us;
+    return OK;
+}
+
+static enum err ask_storage(struct scope *sc, int64_t *latency_us_out)
+{
+    int64_t start_us = clock_mono_us(), latency_ms;
+
+    TRY(s3_ping(sc, CHECK_LIMIT_MS, &latency_ms));
+    *latency_us_out = clock_mono_us() - start_us;
+    return OK;
+}
+
+static enum err ask_queue(struct scope *sc, int64_t *latency_us_out)
+{
+    int64_t start_us = clock_mono_us();
+    struct queue_stats stats;
+
+    TRY(queue_stats(sc, job_type(JOB_AUDIO_WAVEFORM)->queue, &stats));
+    *latency_us_out = clock_mono_us() - start_us;
+    return OK;
+}
+
+static const struct check checks[] = {
+    {"database", ask_database},
+    {"redis", ask_redis},
+    {"storage", ask_storage},
+    {"queue", ask_queue},
+};
+
+enum err h_system_status(struct req *r)
+{
+    struct strbuf json = req_json(r), list = req_json(r);
+    int n_down = 0;
+    size_t i;
+
+    for (i = 0; i < ARRAY_LEN(checks); i++) {
+        int64_t latency_us = 0;
+        enum err e = checks[i].ask(req_scope(r), &latency_us);
+
+        n_down += e != OK;
+        strbuf_printf(&list, "%s\"%s\":{\"status\":\"%s\",\"latencyMs\":", i > 0 ? "," : "",
+                      checks[i].name, e == OK ? "ok" : "down");
+        if (e == OK) {
+            strbuf_printf(&list, "%.3f}", (double)latency_us / 1000);
+        } else {
+            strbuf_puts(&list, "null}");
+        }
+    }
+    strbuf_printf(&json, "{\"status\":\"%s\",\"version\":\"%s\",\"phase\":%d,\"checks\":{%s},",
+                  n_down == 0 ? "ok" : "down", VERSION, (int)config()->phase, list.data);
+    strbuf_puts(&json, "\"degradation\":{\"level\":0,\"layers\":[]}}");
+    if (n_down > 0) {
+        req_reply_header(r, "Retry-After", "1");
+    }
+    return req_reply_json(r, n_down == 0 ? 200 : 503, &json);
+}
+
+static void add_item(void *context, const struct config_item *item)
+{
+    struct strbuf *json = context;
+
+    strbuf_puts(json, json->data[json->len - 1] == '[' ? "{\"name\":" : ",{\"name\":");
+    strbuf_json(json, item->name);
+    strbuf_puts(json, ",\"value\":");
+    strbuf_json(json, item->value);
+    strbuf_puts(json, ",\"unit\":");
+    strbuf_json(json, item->unit);
+    strbuf_printf(json, ",\"reloadable\":%s,\"secret\":%s,\"doc\":",
+                  item->is_reloadable ? "true" : "false", item->is_secret ? "true" : "false");
+    strbuf_json(json, item->doc);
+    strbuf_putc(json, '}');
+}
+
+enum err h_system_config(struct req *r)
+{
+    struct strbuf json = req_json(r);
+
+    strbuf_puts(&json, "{\"items\":[");
+    config_each(add_item, &json);
+    strbuf_puts(&json, "]}");
+    return req_reply_json(r, 200, &json);
+}
+
+enum err h_system_metrics(struct req *r)
+{
+    struct strbuf text = req_json(r);
+
+    metrics_write(&text);
+    return req_reply_text(r, 200, "text/plain; version=0.0.4; charset=utf-8", &text);
+}

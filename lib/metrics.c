@@ -1,0 +1,211 @@
+/* One area per process slot; a sum over the slots is the instance's figure, exact across crashes (instance.h). */
+#include "lib/metrics.h"
+
+#include <stdatomic.h>
+
+#include "lib/config.h"
+#include "lib/instance.h"
+
+enum { CLASSES = 6, BUCKETS = 14, LAYOUT = 1 };
+
+/* Upper bounds: OpenTelemetry's advice for http.server.request.duration, and 1 ms and 2.5 ms before it. */
+static const int64_t bounds_us[BUCKETS] = {1000,   2500,   5000,   10000,   25000,   50000,   75000,
+                                           100000, 250000, 500000, 1000000, 2500000, 5000000, 10000000};
+
+struct histogram {
+    _Atomic uint64_t buckets[BUCKETS + 1]; /* the last is +Inf; not cumulated */
+    _Atomic uint64_t sum_us;
+};
+
+struct area {
+    _Atomic uint64_t counters[METRIC__COUNT];
+    struct histogram requests[METRICS_ROUTES_MAX + 1][CLASSES]; /* the last row: no route */
+};
+
+static struct metrics_plan plan;
+static struct area *mine;
+
+void metrics_open(const struct metrics_plan *wanted)
+{
+    const struct instance_plan instance = {.path = config()->instance_shm,
+                                           .databases = wanted->databases,
+                                           .area_bytes = sizeof(struct area),
+                                           .area_layout = LAYOUT * 1000003u + METRIC__COUNT};
+
+    plan = *wanted;
+    instance_open(&instance);
+    mine = instance_area();
+}
+
+void metrics_close(void)
+{
+    mine = NULL;
+    instance_close();
+}
+
+void metrics_add(enum metric metric, int64_t n)
+{
+    if (mine != NULL && n > 0) {
+        atomic_fetch_add_explicit(&mine->counters[metric], (uint64_t)n, memory_order_relaxed);
+    }
+}
+
+void metrics_request(int route, int status, int64_t duration_us)
+{
+    int class = status >= 100 && status < 600 ? status / 100 : 0;
+    struct histogram *h;
+    int i = 0;
+
+    if (mine == NULL) {
+        return;
+    }
+    h = &mine->requests[route < 0 ? METRICS_ROUTES_MAX : route][class];
+    while (i < BUCKETS && duration_us > bounds_us[i]) {
+        i++;
+    }
+    atomic_fetch_add_explicit(&h->buckets[i], 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&h->sum_us, (uint64_t)duration_us, memory_order_relaxed);
+}
+
+/* Sum of one histogram over all slots. */
+static uint64_t sum_histogram(int route, int class, uint64_t buckets[BUCKETS + 1],
+                              uint64_t *sum_us_out)
+{
+    uint64_t total = 0;
+    int slot, i;
+
+    memset(buckets, 0, sizeof(buckets[0]) * (BUCKETS + 1));
+    *sum_us_out = 0;
+    for (slot = 0; slot < INSTANCE_SLOTS; slot++) {
+        const struct area *area = instance_area_of(slot, NULL);
+        const struct histogram *h;
+
+        if (area == NULL) {
+            continue;
+        }
+        h = &area->requests[route][class];
+        for (i = 0; i <= BUCKETS; i++) {
+            uint64_t n = atomic_load_explicit(&h->buckets[i], memory_order_relaxed);
+
+            buckets[i] += n;
+            total += n;
+        }
+        *sum_us_out += atomic_load_explicit(&h->sum_us, memory_order_relaxed);
+    }
+    return total;
+}
+
+static void write_head(struct strbuf *out, const char *name, const char *type, const char *help)
+{
+    strbuf_printf(out, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
+}
+
+static void write_histogram(struct strbuf *out, const char *name, int route, int class)
+{
+    const char *route_name = route == METRICS_ROUTES_MAX ? "none" : plan.route_name(route);
+    uint64_t buckets[BUCKETS + 1], sum_us, running = 0;
+    uint64_t total = sum_histogram(route, class, buckets, &sum_us);
+    int i;
+
+    if (total == 0) {
+        return;
+    }
+    for (i = 0; i <= BUCKETS; i++) {
+        running += buckets[i];
+        strbuf_printf(out, "%s_bucket{http_route=\"%s\",status_class=\"%dxx\",le=\"", name,
+                      route_name, class);
+        if (i < BUCKETS) {
+            strbuf_printf(out, "%g", (double)bounds_us[i] / 1e6);
+        } else {
+            strbuf_puts(out, "+Inf");
+        }
+        strbuf_printf(out, "\"} %llu\n", (unsigned long long)running);
+    }
+    strbuf_printf(out, "%s_sum{http_route=\"%s\",status_class=\"%dxx\"} %.6f\n", name, route_name,
+                  class, (double)sum_us / 1e6);
+    strbuf_printf(out, "%s_count{http_route=\"%s\",status_class=\"%dxx\"} %llu\n", name, route_name,
+                  class, (unsigned long long)total);
+}
+
+static void write_route_histogram(struct strbuf *out, const char *name, const char *help)
+{
+    int route, class;
+
+    write_head(out, name, "histogram", help);
+    for (route = 0; route <= METRICS_ROUTES_MAX; route++) {
+        if (route >= plan.routes && route != METRICS_ROUTES_MAX) {
+            continue;
+        }
+        for (class = 0; class < CLASSES; class++) {
+            write_histogram(out, name, route, class);
+        }
+    }
+}
+
+static void write_counter(struct strbuf *out, enum metric metric, const char *name,
+                          const char *help)
+{
+    uint64_t sum = 0;
+    int slot;
+
+    for (slot = 0; slot < INSTANCE_SLOTS; slot++) {
+        const struct area *area = instance_area_of(slot, NULL);
+
+        if (area != NULL) {
+            sum += atomic_load_explicit(&area->counters[metric], memory_order_relaxed);
+        }
+    }
+    write_head(out, name, "counter", help);
+    strbuf_printf(out, "%s %llu\n", name, (unsigned long long)sum);
+}
+
+enum computed { COMPUTED_PROCESSES, COMPUTED_DB_LEASES };
+
+static void write_computed(struct strbuf *out, enum computed which, const char *name,
+                           const char *type, const char *help)
+{
+    int i, n = 0;
+
+    write_head(out, name, type, help);
+    if (which == COMPUTED_DB_LEASES) {
+        for (i = 0; i < plan.databases; i++) {
+            strbuf_printf(out, "%s{database=\"%d\"} %d\n", name, i,
+                          (int)permit_count(instance_leases(i), 0));
+        }
+        return;
+    }
+    for (i = 0; i < INSTANCE_SLOTS; i++) {
+        bool is_alive = false;
+
+        n += instance_area_of(i, &is_alive) != NULL && is_alive;
+    }
+    strbuf_printf(out, "%s %d\n", name, n);
+}
+
+void metrics_write(struct strbuf *out)
+{
+#define COUNTER(symbol, name, help) write_counter(out, METRIC_##symbol, name, help);
+#define ROUTE_HISTOGRAM(symbol, name, help) write_route_histogram(out, name, help);
+#define COMPUTED(symbol, name, type, help) \
+    write_computed(out, COMPUTED_##symbol, name, type, help);
+#include "lib/metrics.def"
+#undef COUNTER
+#undef ROUTE_HISTOGRAM
+#undef COMPUTED
+}
+
+void metrics_print_docs(FILE *out)
+{
+    fputs("# Metrics\n\nGenerated from `lib/metrics.def`. Asked for at the inner port's `/metrics`; "
+          "each figure is the sum over the instance's processes, crashed ones included.\n\n"
+          "| metric | type | meaning |\n|---|---|---|\n",
+          out);
+#define COUNTER(symbol, name, help) fprintf(out, "| `%s` | counter | %s |\n", name, help);
+#define ROUTE_HISTOGRAM(symbol, name, help) \
+    fprintf(out, "| `%s` | histogram by `http_route`, `status_class` | %s |\n", name, help);
+#define COMPUTED(symbol, name, type, help) fprintf(out, "| `%s` | %s | %s |\n", name, type, help);
+#include "lib/metrics.def"
+#undef COUNTER
+#undef ROUTE_HISTOGRAM
+#undef COMPUTED
+}

@@ -1,0 +1,50 @@
+/* Metrics: counted in the instance's shared memory, told as the sum over its processes (also those that crashed).
+ *
+ * Counting is a relaxed atomic addition and never blocks. */
+#ifndef LIB_METRICS_H
+#define LIB_METRICS_H
+
+#include <stdint.h>
+#include <stdio.h>
+
+#include "lib/str.h"
+
+enum metric {
+#define COUNTER(symbol, name, help) METRIC_##symbol,
+#define ROUTE_HISTOGRAM(symbol, name, help)
+#define COMPUTED(symbol, name, type, help)
+#include "lib/metrics.def"
+#undef COUNTER
+#undef ROUTE_HISTOGRAM
+#undef COMPUTED
+    METRIC__COUNT
+};
+
+enum { METRICS_ROUTES_MAX = 250 };
+
+/* What the caller counts by: route names by index. */
+struct metrics_plan {
+    int routes; /* at most METRICS_ROUTES_MAX */
+    const char *(*route_name)(int index);
+    int databases;
+};
+
+/* Join the instance's shared memory and start counting; once per process, before threads. */
+void metrics_open(const struct metrics_plan *plan);
+
+/* Leave it; the counts stay. */
+void metrics_close(void);
+
+/* Add to a counter. Before metrics_open() it does nothing. */
+void metrics_add(enum metric metric, int64_t n);
+
+/* Count one request by route (-1: none), status and duration. */
+void metrics_request(int route, int status, int64_t duration_us);
+
+/* Append all metrics in Prometheus' text format 0.0.4. */
+void metrics_write(struct strbuf *out);
+
+/* Print docs/metrics.md from the table. */
+void metrics_print_docs(FILE *out);
+
+#endif

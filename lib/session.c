@@ -1,0 +1,264 @@
+/* Keys of one user share the tag {userId}, so each script below runs on one node and declares all that it touches. */
+#include "lib/session.h"
+
+#include "lib/clock.h"
+#include "lib/config.h"
+#include "lib/crypto.h"
+#include "lib/redis.h"
+#include "lib/str.h"
+
+enum {
+    SECRET_BYTES = 32,
+    TOKEN_BYTES = 16 + SECRET_BYTES,
+    TOUCH_MS = 60000,   /* a use is noted when the last note is older: saves writes */
+    END_TRIES_MAX = 8,  /* rounds of session_end_all() against log-ins that come in between */
+    SESSIONS_PER_USER_MAX = 50 /* the oldest goes when a user opens more; bounds every list */
+};
+
+static struct redis_script create_script = {
+    .name = "session_create",
+    .source = "redis.call('HSET', KEYS[1], 'h', ARGV[1], 'r', ARGV[2], 'c', ARGV[3], 'l', ARGV[3],"
+              " 'a', ARGV[4], 'u', ARGV[5])\n"
+              "redis.call('PEXPIRE', KEYS[1], ARGV[6])\n"
+              "redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', ARGV[3])\n"
+              "redis.call('ZADD', KEYS[2], ARGV[3] + ARGV[6], ARGV[7])\n"
+              "redis.call('PEXPIRE', KEYS[2], ARGV[6])\n"
+              "return redis.call('ZRANGE', KEYS[2], 0, -1 - ARGV[8])\n",
+};
+
+static struct redis_script check_script = {
+    .name = "session_check",
+    .source = RATE_LUA
+    "local s = redis.call('HMGET', KEYS[1], 'h', 'r', 'l')\n"
+    "if s[1] ~= ARGV[1] then return 0 end\n"
+    "if ARGV[2] - s[3] > tonumber(ARGV[3]) then\n"
+    "  redis.call('HSET', KEYS[1], 'l', ARGV[2])\n"
+    "  redis.call('PEXPIRE', KEYS[1], ARGV[4])\n"
+    "  redis.call('ZADD', KEYS[3], 'XX', ARGV[2] + ARGV[4], ARGV[5])\n"
+    "  redis.call('PEXPIRE', KEYS[3], ARGV[4])\n"
+    "end\n"
+    "local v = gcra(KEYS[2], tonumber(ARGV[6]), tonumber(ARGV[7]))\n"
+    "v[5] = s[2]\n"
+    "return v\n",
+};
+
+/* KEYS[1] is the index, the others the sessions that the caller saw in it; ARGV their ids. Ends them only if the index holds
+ * nothing else: a log-in in between makes the caller look again. */
+static struct redis_script end_script = {
+    .name = "session_end",
+    .source = "if ARGV[1] == 'all' and redis.call('ZCARD', KEYS[1]) ~= tonumber(ARGV[2]) then"
+              " return -1 end\n"
+              "local n = 0\n"
+              "for i = 2, #KEYS do\n"
+              "  n = n + redis.call('DEL', KEYS[i])\n"
+              "  redis.call('ZREM', KEYS[1], ARGV[i + 1])\n"
+              "end\n"
+              "return n\n",
+};
+
+static const char *session_key(struct arena *a, struct id user, struct id session)
+{
+    return arena_printf(a, "session:{%s}:%s", id_text(a, user), id_text(a, session));
+}
+
+static const char *index_key(struct arena *a, struct id user)
+{
+    return arena_printf(a, "sessions:{%s}", id_text(a, user));
+}
+
+/* Fill claim from user id and secret. */
+static void make_claim(struct id user, const uint8_t secret[SECRET_BYTES],
+                       struct session_claim *claim)
+{
+    uint8_t hash[SHA256_SIZE];
+    struct place place = id_place(user);
+    struct id *id = &claim->session;
+
+    crypto_sha256(secret, SECRET_BYTES, hash);
+    hex_encode(hash, sizeof(hash), claim->hash_hex);
+    claim->user = user;
+    memcpy(id->bytes, hash, sizeof(id->bytes));
+    id->bytes[0] = (uint8_t)(place.hash >> 24);
+    id->bytes[1] = (uint8_t)(place.hash >> 16);
+    id->bytes[2] = (uint8_t)(place.hash >> 8);
+    id->bytes[3] = (uint8_t)place.hash;
+    id->bytes[6] = (uint8_t)((id->bytes[6] & 0x0f) | 0x80); /* version 8 */
+    id->bytes[8] = (uint8_t)((id->bytes[8] & 0x3f) | 0x80); /* variant 10 */
+}
+
+bool session_claim(const char *token, struct session_claim *claim_out)
+{
+    uint8_t bytes[TOKEN_BYTES];
+    struct id user;
+
+    if (!base64url_decode(token, strlen(token), bytes, sizeof(bytes))) {
+        return false;
+    }
+    memcpy(user.bytes, bytes, sizeof(user.bytes));
+    if (!id_is_user(user)) {
+        return false;
+    }
+    make_claim(user, bytes + sizeof(user.bytes), claim_out);
+    return true;
+}
+
+enum err session_create(struct scope *sc, struct id user, const char *role, const char *address,
+                        const char *user_agent, char *token_out, struct id *session_out,
+                        int64_t *expires_at_out)
+{
+    int64_t now_ms = clock_wall_ms(), ttl_ms = config()->session_ttl * 1000;
+    struct redis_args keys = {0}, args = {0};
+    uint8_t bytes[TOKEN_BYTES];
+    struct session_claim claim;
+    struct redis_reply reply;
+    size_t i;
+
+    memcpy(bytes, user.bytes, sizeof(user.bytes));
+    crypto_random(bytes + sizeof(user.bytes), SECRET_BYTES);
+    make_claim(user, bytes + sizeof(user.bytes), &claim);
+    redis_arg(&keys, session_key(sc->arena, user, claim.session));
+    redis_arg(&keys, index_key(sc->arena, user));
+    redis_arg(&args, claim.hash_hex);
+    redis_arg(&args, role);
+    redis_arg_i64(sc, &args, now_ms);
+    redis_arg(&args, address);
+    redis_arg(&args, arena_strndup(sc->arena, user_agent, strnlen(user_agent, SESSION_AGENT_MAX)));
+    redis_arg_i64(sc, &args, ttl_ms);
+    redis_arg(&args, id_text(sc->arena, claim.session));
+    redis_arg_i64(sc, &args, SESSIONS_PER_USER_MAX);
+    TRY(redis_eval(sc, &create_script, &keys, &args, &reply));
+    for (i = 0; i < reply.n_items; i++) {
+        struct id old;
+
+        if (id_parse(reply.items[i].text, reply.items[i].len, &old)) {
+            (void)!session_end(sc, user, old); /* the next log-in tries again */
+        }
+    }
+    base64url_encode(bytes, sizeof(bytes), token_out);
+    *session_out = claim.session;
+    *expires_at_out = now_ms + ttl_ms;
+    return OK;
+}
+
+enum err session_check(struct scope *sc, const struct session_claim *claim,
+                       const struct rate_policy *policy, struct session *session_out,
+                       struct rate_verdict *verdict_out)
+{
+    const char *user = id_text(sc->arena, claim->user);
+    struct redis_args keys = {0}, args = {0};
+    struct redis_reply reply;
+
+    redis_arg(&keys, session_key(sc->arena, claim->user, claim->session));
+    redis_arg(&keys, rate_key(sc->arena, user, policy->name));
+    redis_arg(&keys, index_key(sc->arena, claim->user));
+    redis_arg(&args, claim->hash_hex);
+    redis_arg_i64(sc, &args, clock_wall_ms());
+    redis_arg_i64(sc, &args, TOUCH_MS);
+    redis_arg_i64(sc, &args, config()->session_ttl * 1000);
+    redis_arg(&args, id_text(sc->arena, claim->session));
+    redis_arg_i64(sc, &args, policy->quota);
+    redis_arg_i64(sc, &args, policy->window_ms);
+    TRY(redis_eval(sc, &check_script, &keys, &args, &reply));
+    if (reply.kind != REDIS_LIST) {
+        return ERR_UNAUTHENTICATED;
+    }
+    if (reply.n_items != 5 || !rate_verdict_read(reply.items, verdict_out)) {
+        return scope_fail(sc, ERR_INTERNAL, "session: odd reply of the script");
+    }
+    *session_out = (struct session){.id = claim->session, .role = reply.items[4].text};
+    return OK;
+}
+
+/* Ids in a user's index that have not expired, the latest to expire first. */
+static enum err live_ids(struct scope *sc, struct id user, struct redis_reply *reply_out)
+{
+    const char *key = index_key(sc->arena, user);
+
+    return redis_do(sc, key, reply_out, "ZREVRANGE", key, "0",
+                    arena_printf(sc->arena, "%d", SESSIONS_PER_USER_MAX), NULL);
+}
+
+static int64_t number_of(const struct redis_reply *r)
+{
+    int64_t value = 0;
+
+    return r->kind == REDIS_TEXT && i64_parse(r->text, &value) ? value : 0;
+}
+
+enum err session_list(struct scope *sc, struct id user, struct session **sessions_out,
+                      size_t *n_out)
+{
+    struct redis_reply ids, row;
+    size_t i;
+
+    TRY(live_ids(sc, user, &ids));
+    *sessions_out = arena_array(sc->arena, struct session, ids.n_items + 1);
+    *n_out = 0;
+    for (i = 0; i < ids.n_items; i++) {
+        struct session *s = &(*sessions_out)[*n_out];
+        const char *key;
+
+        if (!id_parse(ids.items[i].text, ids.items[i].len, &s->id)) {
+            continue;
+        }
+        key = session_key(sc->arena, user, s->id);
+        TRY(redis_do(sc, key, &row, "HMGET", key, "c", "l", "a", "u", NULL));
+        if (row.n_items == 4 && row.items[0].kind == REDIS_TEXT) {
+            s->created_at = number_of(&row.items[0]);
+            s->last_used_at = number_of(&row.items[1]);
+            s->address = row.items[2].text;
+            s->user_agent = row.items[3].text;
+            (*n_out)++;
+        }
+    }
+    return OK;
+}
+
+enum err session_end(struct scope *sc, struct id user, struct id session)
+{
+    struct redis_args keys = {0}, args = {0};
+    struct redis_reply reply;
+
+    redis_arg(&keys, index_key(sc->arena, user));
+    redis_arg(&keys, session_key(sc->arena, user, session));
+    redis_arg(&args, "one");
+    redis_arg(&args, "1");
+    redis_arg(&args, id_text(sc->arena, session));
+    TRY(redis_eval(sc, &end_script, &keys, &args, &reply));
+    return reply.kind == REDIS_INT && reply.integer == 1 ? OK : ERR_NOT_FOUND;
+}
+
+/* One round: end what the index holds now. *is_done_out: nothing came in between. */
+static enum err end_round(struct scope *sc, struct id user, struct id keep, bool *is_done_out)
+{
+    struct redis_args keys = {0}, args = {0};
+    struct redis_reply ids, reply;
+    size_t i;
+
+    TRY(live_ids(sc, user, &ids));
+    redis_arg(&keys, index_key(sc->arena, user));
+    redis_arg(&args, "all");
+    redis_arg_i64(sc, &args, (int64_t)ids.n_items);
+    for (i = 0; i < ids.n_items; i++) {
+        struct id session;
+
+        if (id_parse(ids.items[i].text, ids.items[i].len, &session) && !id_equal(session, keep)) {
+            redis_arg(&keys, session_key(sc->arena, user, session));
+            redis_arg(&args, ids.items[i].text);
+        }
+    }
+    TRY(redis_eval(sc, &end_script, &keys, &args, &reply));
+    *is_done_out = reply.kind == REDIS_INT && reply.integer >= 0;
+    return OK;
+}
+
+enum err session_end_all(struct scope *sc, struct id user, struct id keep)
+{
+    bool is_done = false;
+    int i;
+
+    for (i = 0; i < END_TRIES_MAX && !is_done; i++) {
+        TRY(end_round(sc, user, keep, &is_done));
+    }
+    return is_done ? OK : scope_fail(sc, ERR_DEPENDENCY_UNAVAILABLE, "session: the index kept changing");
+}

@@ -1,0 +1,64 @@
+#!/usr/bin/python3
+"""From fcgi/routes.gperf: numbered routes for gperf, handler prototypes, route names, docs/routes.md.
+
+usage: gen_routes.py routes.gperf OUT_DIR      writes routes.gperf, handlers.h, route_names.c
+       gen_routes.py routes.gperf --docs       prints docs/routes.md
+"""
+import re
+import sys
+
+ROW = re.compile(r'^"((?:GET|POST|PATCH|PUT|DELETE) /[^"]*)",\s*(.*)$')
+
+
+def rows(path):
+    for number, line in enumerate(open(path, encoding="utf-8"), 1):
+        match = ROW.match(line)
+        if match:
+            yield number, match.group(1), match.group(2).strip()
+        elif line.startswith('"'):
+            sys.exit(f"{path}:{number}: a route is \"METHOD /path\", .h = …")
+
+
+def member(rest, name):
+    match = re.search(r"\." + name + r"\s*=\s*(\w+)", rest)
+    return match.group(1) if match else ""
+
+
+def generate(path, out):
+    table = list(rows(path))
+    numbered, index = [], 0
+    for line in open(path, encoding="utf-8"):
+        match = ROW.match(line)
+        if match:
+            line = f'"{match.group(1)}", .index = {index}, {match.group(2).strip()}\n'
+            index += 1
+        numbered.append(line)
+    with open(f"{out}/routes.gperf", "w", encoding="utf-8") as f:
+        f.write("".join(numbered))
+    handlers = sorted({member(rest, "h") for _, _, rest in table})
+    with open(f"{out}/handlers.h", "w", encoding="utf-8") as f:
+        f.write("/* Generated from fcgi/routes.gperf. */\n#ifndef GEN_HANDLERS_H\n#define GEN_HANDLERS_H\n\n"
+                '#include "lib/err.h"\n\nstruct req;\n\n')
+        f.writelines(f"enum err {name}(struct req *r);\n" for name in handlers)
+        f.write("\n#endif\n")
+    with open(f"{out}/route_names.c", "w", encoding="utf-8") as f:
+        f.write('/* Generated from fcgi/routes.gperf. */\n#include "fcgi/router.h"\n\n'
+                "static const char *const keys[] = {\n")
+        f.writelines(f'    "{key}",\n' for _, key, _ in table)
+        f.write("};\n\nconst char *route_key(int index)\n{\n    return keys[index];\n}\n\n"
+                "int route_count(void)\n{\n    return (int)ARRAY_LEN(keys);\n}\n")
+
+
+def docs(path):
+    print("# Routes\n\nGenerated from `fcgi/routes.gperf`; `*` stands for an id. "
+          "`/api/openapi.json` says what each takes and answers.\n")
+    print("| route | handler | session | rate | Idempotency-Key |\n|---|---|---|---|---|")
+    for _, key, rest in rows(path):
+        print(f"| `{key}` | `{member(rest, 'h')}` | {member(rest, 'auth')[5:].lower()} | "
+              f"{member(rest, 'rate')[5:].lower()} | {'yes' if member(rest, 'idem') else ''} |")
+
+
+if sys.argv[2] == "--docs":
+    docs(sys.argv[1])
+else:
+    generate(sys.argv[1], sys.argv[2])
