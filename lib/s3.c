@@ -125,6 +125,7 @@ static enum err exchange(struct call *c, const char *payload_hash)
                               .buffer = c->buffer,
                               .body_max = c->reply_max};
     struct sigv4_signed sig;
+    enum err e;
     size_t i;
 
     sigv4_sign(a, &key, &sr, &sig);
@@ -140,8 +141,9 @@ static enum err exchange(struct call *c, const char *payload_hash)
     if (c->if_match != NULL) {
         headers[rq.n_headers++] = (struct http_header){"If-Match", c->if_match};
     }
-    c->sc->timing.s3_count++;
-    return http_do(c->sc, a, &rq, &c->reply);
+    e = http_do(c->sc, a, &rq, &c->reply);
+    c->sc->timing.s3_count += e != ERR_TIMED_OUT;
+    return e;
 }
 
 /* One try, judged. */
