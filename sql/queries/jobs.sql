@@ -5,7 +5,8 @@
 -- set: job_columns id, user_id, type, status, payload, progress, attempts, stalled, fence, result,
 --   error, traceparent, run_at, created_at, started_at, finished_at, updated_at
 
--- What an owner sees. A job has no version column: it changes whenever updated_at does.
+-- What an owner sees: his jobs without the mails sent to him. A job has no version column: it changes
+-- whenever updated_at does.
 -- set: owner_columns id, type, status, progress, attempts, result, error, created_at, started_at,
 --   finished_at, (extract(epoch FROM updated_at) * 1000000)::bigint AS version
 
@@ -27,7 +28,8 @@ SELECT :job_columns FROM jobs WHERE id = $1;
 -- shard: user_id
 -- args: user_id uuid, id uuid
 -- A job of its owner.
-SELECT :owner_columns, true AS has_result FROM jobs WHERE id = $2 AND user_id = $1;
+SELECT :owner_columns, true AS has_result FROM jobs
+WHERE id = $2 AND user_id = $1 AND type <> 'email-send';
 
 -- name: jobs_list :many
 -- shard: user_id
@@ -37,7 +39,8 @@ SELECT :owner_columns, true AS has_result FROM jobs WHERE id = $2 AND user_id = 
 WITH page AS (
     SELECT *, octet_length(coalesce(result, 'null')::text) AS result_bytes
     FROM jobs
-    WHERE user_id = $1 AND id < coalesce($2, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)
+    WHERE user_id = $1 AND type <> 'email-send'
+      AND id < coalesce($2, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)
     ORDER BY id DESC
     LIMIT $3
 ), summed AS (
@@ -59,7 +62,7 @@ ORDER BY id DESC;
 -- finished.
 UPDATE jobs
 SET status = 'cancelled', fence = fence + 1, finished_at = now(), updated_at = now()
-WHERE id = $2 AND user_id = $1 AND status IN ('queued', 'processing')
+WHERE id = $2 AND user_id = $1 AND type <> 'email-send' AND status IN ('queued', 'processing')
 RETURNING :owner_columns, true AS has_result;
 
 -- name: jobs_claim :one
