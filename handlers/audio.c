@@ -88,14 +88,14 @@ enum err audio_find(struct req *r, struct id id, struct audio_file *file_out)
     struct scope *sc = req_scope(r);
     enum err e = pg_one(sc, q_audio_by_id(sc, req_user(r), id), &shape_audio_file, file_out);
 
-    return e == ERR_NOT_FOUND ? req_fail(r, e, "there is no such file of yours") : e;
+    return e == ERR_NOT_FOUND ? req_fail(r, e, "There is no such file of yours.") : e;
 }
 
 enum err audio_find_verified(struct req *r, struct id id, struct audio_file *file_out)
 {
     TRY(audio_find(r, id, file_out));
     if (strcmp(file_out->status, "verified") != 0) {
-        return req_fail(r, ERR_CONFLICT, "the file is not verified but %s", file_out->status);
+        return req_fail(r, ERR_CONFLICT, "The file is not verified but %s.", file_out->status);
     }
     return OK;
 }
@@ -170,11 +170,11 @@ enum err h_audio_complete_upload(struct req *r)
 
     TRY(req_body(r, &shape_audio_key, &in));
     if (!own_key_parse(r, in.key, &id)) {
-        return req_fail(r, ERR_NOT_FOUND, "there is no such upload of yours");
+        return req_fail(r, ERR_NOT_FOUND, "There is no such upload of yours.");
     }
     TRY(audio_find(r, id, &file));
     if (strcmp(file.key, in.key) != 0) {
-        return req_fail(r, ERR_NOT_FOUND, "there is no such upload of yours");
+        return req_fail(r, ERR_NOT_FOUND, "There is no such upload of yours.");
     }
     TRY(audio_settle(r, &file));
     return audio_reply_created(r, &file);
@@ -213,8 +213,8 @@ static enum err changed_meanwhile(struct req *r, enum err e)
         return e;
     }
     return req_header(r, "IF_MATCH") != NULL
-               ? req_fail(r, ERR_PRECONDITION_FAILED, "the file has changed meanwhile")
-               : req_fail(r, ERR_CONFLICT, "the file was changed at the same moment; try again");
+               ? req_fail(r, ERR_PRECONDITION_FAILED, "The file has changed meanwhile.")
+               : req_fail(r, ERR_CONFLICT, "The file was changed at the same moment; try again.");
 }
 
 enum err h_audio_patch(struct req *r)

@@ -57,11 +57,11 @@ enum err audio_read_new(struct req *r, struct audio_new *new_out)
     TRY(req_body(r, &shape_announced, &in));
     new_out->type = audio_type_declared(req_arena(r), in.content_type, &new_out->content_type);
     if (new_out->type == NULL || !audio_type_in(new_out->type, cfg->allowed_file_types)) {
-        return req_fail(r, ERR_UNSUPPORTED_MEDIA_TYPE, "files of these types can be uploaded: %s",
+        return req_fail(r, ERR_UNSUPPORTED_MEDIA_TYPE, "Files of these types can be uploaded: %s.",
                         cfg->allowed_file_types);
     }
     if (in.size > cfg->max_file_size) {
-        return req_fail(r, ERR_PAYLOAD_TOO_LARGE, "a file may have up to %lld bytes",
+        return req_fail(r, ERR_PAYLOAD_TOO_LARGE, "A file may have up to %lld bytes.",
                         (long long)cfg->max_file_size);
     }
     if (in.size < 1) {

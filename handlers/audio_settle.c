@@ -83,7 +83,7 @@ static enum err settled_by_another(struct req *r, struct audio_file *file)
     if (strcmp(file->status, "rejected") == 0) {
         return refuse_again(r, file);
     }
-    return req_fail(r, ERR_CONFLICT, "the file was changed at the same moment; try again");
+    return req_fail(r, ERR_CONFLICT, "The file was changed at the same moment; try again.");
 }
 
 static const char *rejection_json(struct scope *sc, enum err e, const char *detail)
@@ -149,7 +149,8 @@ static enum err probe(struct req *r, const struct audio_file *file, const char *
     enum err e = media_probe(sc, &source, probe_out);
 
     if (e == ERR_PRECONDITION_FAILED || e == ERR_NOT_FOUND) {
-        return req_fail(r, ERR_CONFLICT, "the object was replaced while it was looked at");
+        return req_fail(r, ERR_CONFLICT,
+                        "The object was replaced while it was looked at; ask again.");
     }
     return e;
 }
@@ -161,14 +162,14 @@ static enum err find_object(struct req *r, struct audio_file *file, struct s3_ob
     enum err e = s3_head(sc, file->key, object_out);
 
     if (e == ERR_NOT_FOUND) {
-        return req_fail(r, ERR_CONFLICT, "nothing has been uploaded under this key yet");
+        return req_fail(r, ERR_CONFLICT, "Nothing has been uploaded under this key yet.");
     }
     TRY(e);
     if (object_out->size != file->size_bytes) {
         (void)scope_violation(sc, "size", "value", "%lld bytes were announced, %lld came",
                               (long long)file->size_bytes, (long long)object_out->size);
         return reject(r, file, object_out->etag, ERR_VALIDATION_FAILED,
-                      "the object has another size than announced");
+                      "The object has another size than announced.");
     }
     e = pg_one(sc, q_audio_mark_uploaded(sc, req_user(r), file->id, object_out->etag),
                &shape_audio_file, file);
@@ -216,14 +217,14 @@ static enum err judge(struct req *r, struct audio_file *file)
     if (e == ERR_MEDIA_INVALID) {
         return is_other_content(sc)
                    ? reject(r, file, object.etag, ERR_UNSUPPORTED_MEDIA_TYPE,
-                            "the content is not audio of a type that can be uploaded")
-                   : reject(r, file, object.etag, e, "the content cannot be used as audio");
+                            "The content is not audio of a type that can be uploaded.")
+                   : reject(r, file, object.etag, e, "The content cannot be used as audio.");
     }
     TRY(e);
     type = audio_type_declared(sc->arena, file->content_type, &canonical);
     if (type == NULL || !audio_type_fits(type, &found)) {
         return reject(r, file, object.etag, ERR_UNSUPPORTED_MEDIA_TYPE,
-                      arena_printf(sc->arena, "the content is %s in %s, which is not %s",
+                      arena_printf(sc->arena, "The content is %s in %s, which is not %s.",
                                    found.codec, found.container, file->content_type));
     }
     e = pg_one(sc,
@@ -246,7 +247,7 @@ enum err audio_settle(struct req *r, struct audio_file *file)
         return refuse_again(r, file);
     }
     if (atomic_fetch_add(&n_probing, 1) >= config()->media_probe_concurrency) {
-        e = req_fail(r, ERR_OVERLOADED, "too many uploads are being looked at; try again soon");
+        e = req_fail(r, ERR_OVERLOADED, "Too many uploads are being looked at.");
     } else {
         pg_release(req_scope(r));
         e = judge(r, file);

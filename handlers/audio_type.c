@@ -18,10 +18,7 @@ static const struct audio_type types[] = {
     {"flac", {"audio/flac", "audio/x-flac"}, "flac", {"flac"}},
     {"m4a", {"audio/mp4", "audio/x-m4a", "audio/m4a"}, "mov", {"aac", "alac"}},
     {"aac", {"audio/aac", "audio/x-aac", "audio/aacp"}, "aac", {"aac"}},
-    {"ogg",
-     {"audio/ogg", "audio/vorbis", "application/ogg"},
-     "ogg",
-     {"vorbis", "opus", "flac", "speex"}},
+    {"ogg", {"audio/ogg", "audio/vorbis", "application/ogg"}, "ogg", {"vorbis", "opus", "flac"}},
     {"opus", {"audio/opus"}, "ogg", {"opus"}},
 };
 

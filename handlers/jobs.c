@@ -139,7 +139,7 @@ static enum err find_job(struct req *r, struct job_row *job_out)
     if (e == OK) {
         e = pg_one(sc, q_jobs_by_owner(sc, req_user(r), id), &shape_job, job_out);
     }
-    return e == ERR_NOT_FOUND ? req_fail(r, e, "there is no such job of yours") : e;
+    return e == ERR_NOT_FOUND ? req_fail(r, e, "There is no such job of yours.") : e;
 }
 
 struct push {
@@ -240,7 +240,7 @@ enum err h_jobs_delete(struct req *r)
         scope_forgive(sc);
         TRY(find_job(r, &job));
         if (strcmp(job.status, "cancelled") != 0) {
-            return req_fail(r, ERR_CONFLICT, "the job has ended already: it is %s", job.status);
+            return req_fail(r, ERR_CONFLICT, "The job has ended already: it is %s.", job.status);
         }
         return req_reply_empty(r, 204);
     }

@@ -89,7 +89,7 @@ static enum err find_upload(struct req *r, struct upload *upload_out)
     if (e == OK) {
         e = pg_one(sc, q_uploads_by_id(sc, req_user(r), id), &shape_upload_row, upload_out);
     }
-    return e == ERR_NOT_FOUND ? req_fail(r, e, "there is no such upload of yours") : e;
+    return e == ERR_NOT_FOUND ? req_fail(r, e, "There is no such upload of yours.") : e;
 }
 
 static bool is_status(const struct upload *u, const char *status)
@@ -100,10 +100,10 @@ static bool is_status(const struct upload *u, const char *status)
 static enum err refuse_unless_open(struct req *r, const struct upload *u)
 {
     if (!is_status(u, "open")) {
-        return req_fail(r, ERR_CONFLICT, "the upload is %s", u->status);
+        return req_fail(r, ERR_CONFLICT, "The upload is %s.", u->status);
     }
     if (u->expires_at < clock_wall_ms()) {
-        return req_fail(r, ERR_CONFLICT, "the upload has expired");
+        return req_fail(r, ERR_CONFLICT, "The upload has expired.");
     }
     return OK;
 }
@@ -303,15 +303,15 @@ static enum err check_parts(struct req *r, const struct upload *u, const struct 
         const struct s3_part *p = &parts[number - 1];
 
         if ((size_t)number > n || p->number != number) {
-            return req_fail(r, ERR_CONFLICT, "part %lld has not been sent yet", (long long)number);
+            return req_fail(r, ERR_CONFLICT, "Part %lld has not been sent yet.", (long long)number);
         }
         if (p->size != part_size(u, number)) {
-            return req_fail(r, ERR_CONFLICT, "part %lld has %lld bytes instead of %lld",
+            return req_fail(r, ERR_CONFLICT, "Part %lld has %lld bytes instead of %lld.",
                             (long long)number, (long long)p->size, (long long)part_size(u, number));
         }
     }
     if (n > (size_t)u->part_count) {
-        return req_fail(r, ERR_CONFLICT, "there is a part %d; the last one is %lld",
+        return req_fail(r, ERR_CONFLICT, "There is a part %d, but %lld is the last.",
                         parts[n - 1].number, (long long)u->part_count);
     }
     return OK;
@@ -368,7 +368,7 @@ static enum err check_client_parts(struct req *r, const struct upload *u, const 
 
     for (i = 0; etags != NULL && i < u->part_count; i++) {
         if (!same_etag(etags[i], parts[i].etag)) {
-            return req_fail(r, ERR_CONFLICT, "part %lld is another one than you name",
+            return req_fail(r, ERR_CONFLICT, "Part %lld is another one than you name.",
                             (long long)i + 1);
         }
     }
@@ -386,7 +386,7 @@ static enum err find_joined(struct req *r, const struct upload *u)
     scope_forgive(sc);
     e = s3_head(sc, u->key, &object);
     if (e == ERR_NOT_FOUND || (e == OK && object.size != u->size_bytes)) {
-        return req_fail(r, ERR_CONFLICT, "the upload is gone; begin a new one");
+        return req_fail(r, ERR_CONFLICT, "The upload is gone; begin a new one.");
     }
     return e;
 }
@@ -423,7 +423,7 @@ static enum err mark_completed(struct req *r, struct upload *u)
         return OK;
     }
     audio_drop_object(r, u->key);
-    return req_fail(r, ERR_CONFLICT, "the upload is %s", u->status);
+    return req_fail(r, ERR_CONFLICT, "The upload is %s.", u->status);
 }
 
 enum err h_uploads_complete(struct req *r)
@@ -440,7 +440,7 @@ enum err h_uploads_complete(struct req *r)
         TRY(read_client_parts(r, &upload, in.parts, etags));
     }
     if (is_status(&upload, "aborted")) {
-        return req_fail(r, ERR_CONFLICT, "the upload is aborted");
+        return req_fail(r, ERR_CONFLICT, "The upload is aborted.");
     }
     TRY(audio_find(r, upload.file_id, &file));
     if (is_status(&upload, "open")) {
@@ -461,7 +461,7 @@ static enum err ended_meanwhile(struct req *r)
     TRY(find_upload(r, &upload));
     return is_status(&upload, "aborted")
                ? req_reply_empty(r, 204)
-               : req_fail(r, ERR_CONFLICT, "the upload was completed at the same moment");
+               : req_fail(r, ERR_CONFLICT, "The upload was completed at the same moment.");
 }
 
 enum err h_uploads_delete(struct req *r)
@@ -473,7 +473,7 @@ enum err h_uploads_delete(struct req *r)
     TRY(find_upload(r, &upload));
     TRY(req_if_match(r, upload.version));
     if (is_status(&upload, "completed")) {
-        return req_fail(r, ERR_CONFLICT, "the upload is completed; delete the file instead");
+        return req_fail(r, ERR_CONFLICT, "The upload is completed; delete the file instead.");
     }
     if (is_status(&upload, "open")) {
         pg_release(sc);
