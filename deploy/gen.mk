@@ -34,3 +34,13 @@ GEN_LIB_OBJ += $(B)/obj/gen/breached_passwords.o
 GEN_HEADERS += $(B)/gen/breached_passwords.h
 $(B)/gen/breached_passwords.h $(B)/gen/breached_passwords.c &: tools/gen_passwords.py lib/breached-passwords.txt
 	$(Q)mkdir -p $(B)/gen && $(PYTHON) tools/gen_passwords.py lib/breached-passwords.txt $(B)/gen
+
+# Code of the job types: prototypes, and the perfect hash that finds them.
+GEN_WORKER_OBJ += $(B)/obj/gen/jobs.o
+GEN_HEADERS += $(B)/gen/job_protos.h
+$(B)/gen/job_protos.h: workers/jobs.gperf
+	$(call say,GEN,$@)
+	$(Q)mkdir -p $(@D) && sed -nE 's/^"[a-z-]+",.*\.run = ([a-z0-9_]+).*/enum err \1(struct job *j);/p' $< >$@
+$(B)/gen/jobs.c: workers/jobs.gperf
+	$(call say,GEN,$@)
+	$(Q)mkdir -p $(@D) && gperf --output-file=$@ $<

@@ -1,0 +1,68 @@
+/* maxbooster-worker: runs jobs of the queues that it is told. */
+#include <getopt.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include "lib/config.h"
+#include "lib/crypto.h"
+#include "lib/log.h"
+#include "lib/pg.h"
+#include "workers/worker.h"
+
+enum { EXIT_CONFIG = 78 }; /* EX_CONFIG */
+
+/* Under a supervisor nobody would stop us once it is gone. A worker started from a shell
+ * outlives the shell. */
+static void follow_supervisor(void)
+{
+    if (getenv("SUPERVISOR_ENABLED") != NULL) {
+        prctl(PR_SET_PDEATHSIG, SIGTERM);
+        if (getppid() == 1) {
+            raise(SIGTERM);
+        }
+    }
+}
+
+/* All signals are for the thread that waits for them. */
+static void block_signals(void)
+{
+    sigset_t signals;
+
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGTERM);
+    sigaddset(&signals, SIGINT);
+    sigaddset(&signals, SIGHUP);
+    pthread_sigmask(SIG_BLOCK, &signals, NULL);
+    signal(SIGPIPE, SIG_IGN);
+}
+
+int main(int argc, char **argv)
+{
+    static const struct option options[] = {{"queues", required_argument, NULL, 'q'}, {0}};
+    const char *queues = NULL;
+    int option, status;
+
+    while ((option = getopt_long(argc, argv, "q:", options, NULL)) != -1) {
+        if (option != 'q') {
+            fputs("usage: maxbooster-worker [--queues audio,email,...]\n", stderr);
+            return EXIT_FAILURE;
+        }
+        queues = optarg;
+    }
+    log_open("worker");
+    if (!config_load(stderr)) {
+        return EXIT_CONFIG;
+    }
+    block_signals();
+    follow_supervisor();
+    crypto_open();
+    pg_open();
+    status = worker_run(queues == NULL ? config()->worker_queues : queues);
+    /* Threads that did not end in time may be within libraries: no clean-up that they could
+     * stumble over. */
+    fflush(NULL);
+    _exit(status);
+}

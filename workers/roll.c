@@ -1,0 +1,274 @@
+/* The roll of running jobs. Slots are written by their thread and read by the beating and the
+ * reporting thread under one lock that nobody holds while waiting for Redis or PostgreSQL. What
+ * a job asks in its inner loop is atomic. */
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+
+#include "lib/clock.h"
+#include "lib/config.h"
+#include "lib/log.h"
+#include "lib/pg.h"
+#include "lib/redis.h"
+#include "queries.h"
+#include "workers/worker.h"
+
+enum { REPORT_MS = 500, REPORT_LIMIT_MS = 2000, BEAT_ARENA_BYTES = 262144 };
+
+struct slot {
+    bool used;
+    struct queue_lease lease;
+    int64_t fence;     /* 0: not claimed yet */
+    int64_t n_entries; /* tells this use of the slot from the next */
+    int reported;      /* percent that the row has */
+    _Atomic int progress;
+    _Atomic int stop;
+};
+
+static struct slot *slots;
+static size_t n_slots;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t closing = PTHREAD_COND_INITIALIZER;
+static bool is_closing;
+static pthread_t beater, reporter;
+
+void roll_open(size_t n)
+{
+    slots = calloc(n, sizeof(*slots));
+    if (slots == NULL) {
+        abort();
+    }
+    n_slots = n;
+}
+
+void roll_enter(size_t slot, const struct queue_lease *lease)
+{
+    struct slot *s = &slots[slot];
+
+    pthread_mutex_lock(&lock);
+    s->used = true;
+    s->lease = *lease;
+    s->fence = 0;
+    s->n_entries++;
+    s->reported = 0;
+    atomic_store(&s->progress, 0);
+    atomic_store(&s->stop, STOP_NONE);
+    pthread_mutex_unlock(&lock);
+}
+
+void roll_claimed(size_t slot, int64_t fence)
+{
+    pthread_mutex_lock(&lock);
+    slots[slot].fence = fence;
+    pthread_mutex_unlock(&lock);
+}
+
+void roll_leave(size_t slot, struct queue_lease *lease_out)
+{
+    pthread_mutex_lock(&lock);
+    *lease_out = slots[slot].lease;
+    slots[slot].used = false;
+    pthread_mutex_unlock(&lock);
+}
+
+enum stop roll_stop(size_t slot)
+{
+    return (enum stop)atomic_load_explicit(&slots[slot].stop, memory_order_relaxed);
+}
+
+void roll_progress(size_t slot, int percent)
+{
+    atomic_store_explicit(&slots[slot].progress, percent, memory_order_relaxed);
+}
+
+static void stop_slot(struct slot *s, enum stop why)
+{
+    int none = STOP_NONE;
+
+    atomic_compare_exchange_strong(&s->stop, &none, (int)why);
+}
+
+void roll_interrupt(enum stop why)
+{
+    size_t i;
+
+    pthread_mutex_lock(&lock);
+    for (i = 0; i < n_slots; i++) {
+        if (slots[i].used) {
+            stop_slot(&slots[i], why);
+        }
+    }
+    pthread_mutex_unlock(&lock);
+}
+
+size_t roll_busy(void)
+{
+    size_t i, n = 0;
+
+    pthread_mutex_lock(&lock);
+    for (i = 0; i < n_slots; i++) {
+        n += slots[i].used;
+    }
+    pthread_mutex_unlock(&lock);
+    return n;
+}
+
+/* Leases of one queue, at most a batch from slot *next on. */
+static size_t gather(const char *queue, size_t *next, struct queue_lease *leases, size_t *from)
+{
+    size_t n = 0;
+
+    pthread_mutex_lock(&lock);
+    for (; *next < n_slots && n < QUEUE_BATCH_MAX; (*next)++) {
+        const struct slot *s = &slots[*next];
+
+        if (s->used && strcmp(job_type(s->lease.kind)->queue, queue) == 0) {
+            leases[n] = s->lease;
+            from[n++] = *next;
+        }
+    }
+    pthread_mutex_unlock(&lock);
+    return n;
+}
+
+static void apply(const struct queue_lease *lease, size_t slot, enum queue_beat beat)
+{
+    struct slot *s = &slots[slot];
+
+    pthread_mutex_lock(&lock);
+    if (s->used && strcmp(s->lease.token, lease->token) == 0) {
+        memcpy(s->lease.epoch, lease->epoch, sizeof(s->lease.epoch));
+        if (beat != QUEUE_BEAT_OK) {
+            stop_slot(s, beat == QUEUE_BEAT_CANCELLED ? STOP_CANCELLED : STOP_LOST);
+        }
+    }
+    pthread_mutex_unlock(&lock);
+}
+
+static void beat_queue(struct arena *arena, const char *queue)
+{
+    struct queue_lease leases[QUEUE_BATCH_MAX];
+    enum queue_beat beats[QUEUE_BATCH_MAX];
+    size_t from[QUEUE_BATCH_MAX], next = 0, n, i;
+    struct scope sc;
+
+    while ((n = gather(queue, &next, leases, from)) > 0) {
+        arena_reset(arena);
+        scope_init(&sc, arena, config()->redis_timeout_ms);
+        if (queue_extend(&sc, queue, leases, n, beats) == OK) {
+            for (i = 0; i < n; i++) {
+                apply(&leases[i], from[i], beats[i]);
+            }
+        } else {
+            log_event(LOG_WARN, "job.heartbeat", "%s", sc.cause == NULL ? "" : sc.cause);
+        }
+        scope_done(&sc);
+    }
+}
+
+/* Wait unless the roll is closing; false: it is. */
+static bool rest(int64_t ms)
+{
+    struct timespec until = worker_deadline(ms);
+    bool goes_on;
+
+    pthread_mutex_lock(&lock);
+    while (!is_closing &&
+           pthread_cond_clockwait(&closing, &lock, CLOCK_MONOTONIC, &until) != ETIMEDOUT) {
+    }
+    goes_on = !is_closing;
+    pthread_mutex_unlock(&lock);
+    return goes_on;
+}
+
+static void *beat(void *unused)
+{
+    struct arena *arena = arena_open(BEAT_ARENA_BYTES);
+    size_t n, i;
+    const char *const *queues = queue_names(&n);
+
+    (void)unused;
+    while (rest(config()->job_heartbeat_ms)) {
+        for (i = 0; i < n; i++) {
+            beat_queue(arena, queues[i]);
+        }
+    }
+    redis_thread_done();
+    arena_close(&arena);
+    return NULL;
+}
+
+/* Write one slot's progress if it has grown. A row that does not take it is no longer this
+ * attempt's. False: the database is missing, leave the rest for later. */
+static bool report_slot(struct arena *arena, struct slot *s)
+{
+    struct scope sc;
+    struct queue_lease lease;
+    int64_t fence, entry, n_rows = 0;
+    int percent = atomic_load(&s->progress);
+    bool is_news;
+    enum err e;
+
+    pthread_mutex_lock(&lock);
+    is_news = s->used && s->fence > 0 && percent > s->reported;
+    lease = s->lease;
+    fence = s->fence;
+    entry = s->n_entries;
+    pthread_mutex_unlock(&lock);
+    if (!is_news) {
+        return true;
+    }
+    arena_reset(arena);
+    scope_init(&sc, arena, REPORT_LIMIT_MS);
+    e = pg_exec(&sc, q_jobs_progress(&sc, lease.job, fence, percent), &n_rows);
+    pthread_mutex_lock(&lock);
+    if (e == OK && s->used && s->n_entries == entry) {
+        s->reported = percent;
+        if (n_rows == 0) {
+            stop_slot(s, STOP_LOST);
+        }
+    }
+    pthread_mutex_unlock(&lock);
+    scope_done(&sc);
+    return e == OK;
+}
+
+static void *report(void *unused)
+{
+    struct arena *arena = arena_open(BEAT_ARENA_BYTES);
+    int64_t pause_ms = REPORT_MS;
+    size_t i;
+
+    (void)unused;
+    while (rest(pause_ms)) {
+        bool is_good = true;
+
+        for (i = 0; i < n_slots && is_good; i++) {
+            is_good = report_slot(arena, &slots[i]);
+        }
+        pause_ms = is_good ? REPORT_MS : 10 * REPORT_MS;
+    }
+    redis_thread_done();
+    arena_close(&arena);
+    return NULL;
+}
+
+void roll_start(void)
+{
+    if (pthread_create(&beater, NULL, beat, NULL) != 0 ||
+        pthread_create(&reporter, NULL, report, NULL) != 0) {
+        fputs("maxbooster-worker: a thread does not start\n", stderr);
+        exit(EXIT_FAILURE);
+    }
+}
+
+void roll_close(void)
+{
+    pthread_mutex_lock(&lock);
+    is_closing = true;
+    pthread_cond_broadcast(&closing);
+    pthread_mutex_unlock(&lock);
+    pthread_join(beater, NULL);
+    pthread_join(reporter, NULL);
+}
