@@ -12,6 +12,8 @@ enum {
     TOKEN_BYTES = 16 + SECRET_BYTES,
     TOUCH_MS = 60000,   /* a use is noted when the last note is older: saves writes */
     END_TRIES_MAX = 8,  /* rounds of session_end_all() against log-ins that come in between */
+    COUNT_CACHE_MS = 1000,
+    CAPACITY_RETRY_S = 30,     /* sessions end by the minute, not by the second */
     SESSIONS_PER_USER_MAX = 50 /* the oldest goes when a user opens more; bounds every list */
 };
 
@@ -31,7 +33,9 @@ static struct redis_script check_script = {
     .source = RATE_LUA
     "local s = redis.call('HMGET', KEYS[1], 'h', 'r', 'l')\n"
     "if s[1] ~= ARGV[1] then return 0 end\n"
+    "local touched = 0\n"
     "if ARGV[2] - s[3] > tonumber(ARGV[3]) then\n"
+    "  touched = 1\n"
     "  redis.call('HSET', KEYS[1], 'l', ARGV[2])\n"
     "  redis.call('PEXPIRE', KEYS[1], ARGV[4])\n"
     "  redis.call('ZADD', KEYS[3], 'XX', ARGV[2] + ARGV[4], ARGV[5])\n"
@@ -39,6 +43,7 @@ static struct redis_script check_script = {
     "end\n"
     "local v = gcra(KEYS[2], tonumber(ARGV[6]), tonumber(ARGV[7]))\n"
     "v[5] = s[2]\n"
+    "v[6] = touched\n"
     "return v\n",
 };
 
@@ -56,6 +61,16 @@ static struct redis_script end_script = {
               "return n\n",
 };
 
+/* KEYS[1] is a partition of the fleet's sessions by expiry. ARGV: now, MAX_SESSIONS less what the other partitions hold,
+ * expiry, session id. */
+static struct redis_script admit_script = {
+    .name = "session_admit",
+    .source = "redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ARGV[1])\n"
+              "if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[2]) then return 0 end\n"
+              "redis.call('ZADD', KEYS[1], ARGV[3], ARGV[4])\n"
+              "return 1\n",
+};
+
 static const char *session_key(struct arena *a, struct id user, struct id session)
 {
     return arena_printf(a, "session:{%s}:%s", id_text(a, user), id_text(a, session));
@@ -64,6 +79,101 @@ static const char *session_key(struct arena *a, struct id user, struct id sessio
 static const char *index_key(struct arena *a, struct id user)
 {
     return arena_printf(a, "sessions:{%s}", id_text(a, user));
+}
+
+static const char *partition_key(struct arena *a, int partition)
+{
+    return arena_printf(a, "sessions:live:{%d}", partition);
+}
+
+static int partition_of(struct id session)
+{
+    return (int)(id_place(session).hash % (uint32_t)config()->session_partitions);
+}
+
+/* Live sessions of all partitions but one (-1: of all). */
+static enum err count_live(struct scope *sc, int but, int64_t *n_out)
+{
+    char now[24];
+    int i;
+
+    snprintf(now, sizeof(now), "%lld", (long long)clock_wall_ms());
+    *n_out = 0;
+    for (i = 0; i < config()->session_partitions; i++) {
+        const char *key = partition_key(sc->arena, i);
+        struct redis_reply reply;
+
+        if (i != but) {
+            TRY(redis_do(sc, key, &reply, "ZCOUNT", key, now, "+inf", NULL));
+            *n_out += reply.integer;
+        }
+    }
+    return OK;
+}
+
+enum err session_count(struct scope *sc, int64_t *n_out)
+{
+    return count_live(sc, -1, n_out);
+}
+
+/* The same, at most a second old: with one partition there is nothing to ask. */
+static enum err count_others(struct scope *sc, int partition, int64_t *n_out)
+{
+    static _Thread_local int64_t cached, until_mono_ms, cached_for = -1;
+
+    if (config()->session_partitions == 1) {
+        *n_out = 0;
+        return OK;
+    }
+    if (cached_for != partition || clock_mono_ms() >= until_mono_ms) {
+        TRY(count_live(sc, partition, &cached));
+        cached_for = partition;
+        until_mono_ms = clock_mono_ms() + COUNT_CACHE_MS;
+    }
+    *n_out = cached;
+    return OK;
+}
+
+/* Enter a session into the fleet's count, if there is room. */
+static enum err admit(struct scope *sc, struct id session, int64_t now_ms, int64_t expires_at_ms)
+{
+    int partition = partition_of(session);
+    struct redis_args keys = {0}, args = {0};
+    struct redis_reply reply;
+    int64_t others;
+
+    TRY(count_others(sc, partition, &others));
+    redis_arg(&keys, partition_key(sc->arena, partition));
+    redis_arg_i64(sc, &args, now_ms);
+    redis_arg_i64(sc, &args, config()->max_sessions - others);
+    redis_arg_i64(sc, &args, expires_at_ms);
+    redis_arg(&args, id_text(sc->arena, session));
+    TRY(redis_eval(sc, &admit_script, &keys, &args, &reply));
+    if (reply.integer == 1) {
+        return OK;
+    }
+    sc->retry_after_s = CAPACITY_RETRY_S;
+    return scope_refuse(sc, ERR_SESSION_CAPACITY, "All %lld sessions are taken; try again later.",
+                        (long long)config()->max_sessions);
+}
+
+/* Take a session out of the count, or (expires_at_ms > 0) note its new expiry. A loss is mended by the next note or by expiry. */
+static void recount(struct scope *sc, struct id session, int64_t expires_at_ms)
+{
+    const char *key = partition_key(sc->arena, partition_of(session));
+    const char *member = id_text(sc->arena, session);
+    struct redis_reply reply;
+    enum err e;
+
+    if (expires_at_ms > 0) {
+        e = redis_do(sc, key, &reply, "ZADD", key,
+                     arena_printf(sc->arena, "%lld", (long long)expires_at_ms), member, NULL);
+    } else {
+        e = redis_do(sc, key, &reply, "ZREM", key, member, NULL);
+    }
+    if (e != OK) {
+        scope_forgive(sc);
+    }
 }
 
 /* Fill claim from user id and secret. */
@@ -116,6 +226,7 @@ enum err session_create(struct scope *sc, struct id user, const char *role, cons
     memcpy(bytes, user.bytes, sizeof(user.bytes));
     crypto_random(bytes + sizeof(user.bytes), SECRET_BYTES);
     make_claim(user, bytes + sizeof(user.bytes), &claim);
+    TRY(admit(sc, claim.session, now_ms, now_ms + ttl_ms));
     redis_arg(&keys, session_key(sc->arena, user, claim.session));
     redis_arg(&keys, index_key(sc->arena, user));
     redis_arg(&args, claim.hash_hex);
@@ -162,8 +273,11 @@ enum err session_check(struct scope *sc, const struct session_claim *claim,
     if (reply.kind != REDIS_LIST) {
         return ERR_UNAUTHENTICATED;
     }
-    if (reply.n_items != 5 || !rate_verdict_read(reply.items, verdict_out)) {
+    if (reply.n_items != 6 || !rate_verdict_read(reply.items, verdict_out)) {
         return scope_fail(sc, ERR_INTERNAL, "session: odd reply of the script");
+    }
+    if (reply.items[5].integer == 1) {
+        recount(sc, claim->session, clock_wall_ms() + config()->session_ttl * 1000);
     }
     *session_out = (struct session){.id = claim->session, .role = reply.items[4].text};
     return OK;
@@ -225,6 +339,7 @@ enum err session_end(struct scope *sc, struct id user, struct id session)
     redis_arg(&args, "1");
     redis_arg(&args, id_text(sc->arena, session));
     TRY(redis_eval(sc, &end_script, &keys, &args, &reply));
+    recount(sc, session, 0);
     return reply.kind == REDIS_INT && reply.integer == 1 ? OK : ERR_NOT_FOUND;
 }
 
@@ -249,6 +364,13 @@ static enum err end_round(struct scope *sc, struct id user, struct id keep, bool
     }
     TRY(redis_eval(sc, &end_script, &keys, &args, &reply));
     *is_done_out = reply.kind == REDIS_INT && reply.integer >= 0;
+    for (i = 0; *is_done_out && i < ids.n_items; i++) {
+        struct id session;
+
+        if (id_parse(ids.items[i].text, ids.items[i].len, &session) && !id_equal(session, keep)) {
+            recount(sc, session, 0);
+        }
+    }
     return OK;
 }
 

@@ -37,7 +37,8 @@ struct session_claim {
 /* Take a token apart. False: malformed. */
 bool session_claim(const char *token, struct session_claim *claim_out);
 
-/* Make a session for a user who has proved himself. token_out gets SESSION_TOKEN_SIZE bytes. */
+/* Make a session for a user who has proved himself. token_out gets SESSION_TOKEN_SIZE bytes. ERR_SESSION_CAPACITY where the
+ * fleet has MAX_SESSIONS already. */
 MUST_USE enum err session_create(struct scope *sc, struct id user, const char *role,
                                  const char *address, const char *user_agent, char *token_out,
                                  struct id *session_out, int64_t *expires_at_out);
@@ -51,6 +52,9 @@ MUST_USE enum err session_check(struct scope *sc, const struct session_claim *cl
 /* A user's live sessions, newest first. */
 MUST_USE enum err session_list(struct scope *sc, struct id user, struct session **sessions_out,
                                size_t *n_out);
+
+/* Number of live sessions of the whole fleet. */
+MUST_USE enum err session_count(struct scope *sc, int64_t *n_out);
 
 /* End one session. ERR_NOT_FOUND where the user has no such session. */
 MUST_USE enum err session_end(struct scope *sc, struct id user, struct id session);
