@@ -19,7 +19,7 @@ SANFLAGS := $(if $(filter address,$(SAN)),-fsanitize=address$(,)undefined -fno-s
             $(if $(filter thread,$(SAN)),-fsanitize=thread)
 , := ,
 CFLAGS ?= -O2 -g
-ALL_CFLAGS = $(CSTD) $(CFLAGS) $(WARN) $(HARDEN) $(SANFLAGS) -I. -I$(B)/gen -include lib/banned.h -pthread
+ALL_CFLAGS = $(CSTD) $(CFLAGS) $(WARN) $(HARDEN) $(SANFLAGS) -I. -I$(B)/gen -isystem /usr/include/postgresql -include lib/banned.h -pthread
 ALL_LDFLAGS = -pie -Wl,-z,relro,-z,now -Wl,--as-needed $(SANFLAGS) -pthread
 
 LIBS_LIB := -lpq -lhiredis -ljson-c -lcurl -lexpat -lsodium -lm
