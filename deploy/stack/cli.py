@@ -102,12 +102,12 @@ def _ready(stack, name, is_up):
     """(is it ready, a word about it) of one supervised program."""
     if not is_up:
         return False, "down"
-    if name.startswith("postgres-"):
-        d = next(d for d in stack.topology.databases if d.program == name)
+    d = next((d for d in stack.topology.databases if d.program == name), None)
+    if d is not None:
         good = stackup.database.ready(stack.place, d)
         return good, f"accepts connections on :{d.port}" if good else "does not accept connections"
-    if name.startswith("redis-"):
-        r = next(r for r in stack.topology.redis if r.program == name)
+    r = next((r for r in stack.topology.redis if r.program == name), None)
+    if r is not None:
         good = ports.redis_answers(r.port, stack.secrets["redis"])
         return good, f"answers PING on :{r.port}" if good else "does not answer PING"
     if name == "s3":
@@ -116,8 +116,8 @@ def _ready(stack, name, is_up):
     if name == "nginx":
         status, _ = stackup.status_document(stack.topology.proxy_port)
         return status != 0, f"answers on :{stack.topology.proxy_port}" if status else "no answer"
-    if name.startswith("api-"):
-        i = next(i for i in stack.topology.instances if i.program == name)
+    i = next((i for i in stack.topology.instances if i.program == name), None)
+    if i is not None:
         status, document = stackup.status_document(i.metrics_port)
         checks = (document or {}).get("checks", {})
         bad = [k for k, c in checks.items() if isinstance(c, dict) and c.get("status") != "ok"]
@@ -129,7 +129,7 @@ def _ready(stack, name, is_up):
 
 def _members(stack, found, program, pid):
     """Further processes that a person wants to see under a program: the API's workers."""
-    if not program.startswith("api-"):
+    if program not in {i.program for i in stack.topology.instances}:
         return []
     return sorted(p.pid for p in found if p.ppid == pid)
 

@@ -75,7 +75,7 @@ def _s3(place, topology, secrets, region):
 
 def _apps(place, topology, processes, have):
     programs = []
-    config = {"CONFIG_FILE": place.path("conf", "stack.env")}
+    config = {"CONFIG_FILE": place.path("stack.env")}
     for i in topology.instances:
         if "maxbooster-api" not in have:
             break
@@ -93,10 +93,10 @@ def _apps(place, topology, processes, have):
                  "INSTANCE_SHM": f"{place.shared_memory}/maxbooster-{place.tag}-{i.number}"},
             # A former pool finishes what it has accepted; the new one gets a socket of its own.
             unlink=[sock], take_over=[["SIGTERM", 0]], only="multiwatch", wait_for_end=False,
-            depends=["conf/stack.env", "bin/maxbooster-api"]))
+            depends=["stack.env", "bin/maxbooster-api"]))
     for name in topology.workers:
         if "maxbooster-worker" in have:
-            files = ["conf/stack.env", "bin/maxbooster-worker"]
+            files = ["stack.env", "bin/maxbooster-worker"]
             files += ["bin/maxbooster-media"] if "maxbooster-media" in have else []
             programs.append(Program(name, [place.path("bin", "maxbooster-worker")],
                                     place.path("run"), APP, stop_wait=30, env=config,
@@ -106,7 +106,7 @@ def _apps(place, topology, processes, have):
             programs.append(Program(name, [place.path("bin", "maxbooster-scheduler")],
                                     place.path("run"), APP, env=config,
                                     take_over=[["SIGTERM", 3], ["SIGKILL", 2]],
-                                    depends=["conf/stack.env", "bin/maxbooster-scheduler"]))
+                                    depends=["stack.env", "bin/maxbooster-scheduler"]))
     return programs
 
 

@@ -158,6 +158,8 @@ nodaemon=true
 silent=true
 minfds=1024
 umask=077
+[supervisorctl]
+serverurl=unix://{place.sockets}/supervisor.sock
 [rpcinterface:supervisor]
 supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
 """

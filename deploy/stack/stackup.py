@@ -148,7 +148,8 @@ def write_files(stack):
             changed.append(name)
 
     write("secrets.json", json.dumps(stack.secrets, indent=1) + "\n", secret=True)
-    write("stack.env", render.env_file(stack.values), secret=True)
+    if place.write("stack.env", render.env_file(stack.values), secret=True):
+        changed.append("stack.env")
     write("pg_hba.conf", render.PG_HBA)
     for d in topo.databases:
         write(f"{d.program}.conf", render.postgres_conf(place, d, stack.values))
@@ -229,7 +230,7 @@ def status_document(port, seconds=3):
 
 def await_ready(stack, progress):
     with progress.step("Waiting until it is ready") as step:
-        if not any(p.name.startswith("api-") for p in stack.programs()):
+        if not any(p.name == "api" for p in stack.programs()):
             step.note("no maxbooster-api is built: only the servers run")
             return
         deadline = time.monotonic() + READY_WITHIN_S
@@ -241,8 +242,7 @@ def await_ready(stack, progress):
             if time.monotonic() > deadline:
                 break
             time.sleep(0.1)
-        api = next(p.name for p in stack.programs() if p.name.startswith("api-"))
-        path = stack.place.path("log", f"{api}.log")
+        path = stack.place.path("log", "api.log")
         progress.line("")
         for line in _tail(path, 5):
             progress.line(f"    {line}")

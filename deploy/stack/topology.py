@@ -8,11 +8,14 @@ from dataclasses import dataclass
 
 from .say import Refusal
 
-PORTS_PER_STACK = 100
-
 # Offsets to PORT_BASE. 0-2 and 21… are promised to the outside; the others are ours.
 PROXY, S3_PUBLIC, METRICS, S3_INNER, SMTP = 0, 1, 2, 5, 30
 INSTANCE_METRICS, DATABASE, REDIS = 20, 3, 4
+
+
+def program_name(kind, number):
+    """The first of a kind goes by the kind's name alone."""
+    return kind if number == 1 else f"{kind}-{number}"
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class Instance:
 
     @property
     def program(self):
-        return f"api-{self.number}"
+        return program_name("api", self.number)
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Database:
 
     @property
     def program(self):
-        return f"postgres-{self.number}"
+        return program_name("postgres", self.number)
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class RedisNode:
 
     @property
     def program(self):
-        return f"redis-{self.number}"
+        return program_name("redis", self.number)
 
 
 @dataclass(frozen=True)
@@ -119,5 +122,5 @@ def build(phase, base, shard_count):
         tuple(Instance(i, base + INSTANCE_METRICS + i) for i in range(1, row.instances + 1)),
         tuple(Database(d + 1, base + DATABASE + d, shards[d]) for d in range(row.databases)),
         tuple(RedisNode(r + 1, base + REDIS + r) for r in range(row.redis)),
-        tuple(f"worker-{w}" for w in range(1, row.workers + 1)),
-        tuple(f"scheduler-{s}" for s in range(1, row.schedulers + 1)))
+        tuple(program_name("worker", w) for w in range(1, row.workers + 1)),
+        tuple(program_name("scheduler", s) for s in range(1, row.schedulers + 1)))
