@@ -16,7 +16,7 @@ MUSIC = pathlib.Path("/usr/share/games/asc/music/machine_wars.mp3")
 
 @functools.lru_cache(maxsize=8)
 def music():
-    """A real piece of music: MP3, mono, 44.1 kHz, 290 seconds."""
+    """A real piece of music: MP3, stereo, 22,050 Hz, 290 seconds."""
     assert MUSIC.exists(), "music is missing: apt-get install asc-music"
     return MUSIC.read_bytes()
 
@@ -42,7 +42,7 @@ def _ffmpeg(*words):
 def wav(seconds=10):
     """The beginning of the music as 16-bit stereo WAV."""
     return _kept(f"music-{seconds}s.wav", _ffmpeg("-t", str(seconds), "-i", str(MUSIC), "-af",
-                                                  STEREO, "-bitexact", "-map_metadata", "-1", "-c:a", "pcm_s16le"))
+                                                  STEREO, "-ar", "44100", "-bitexact", "-map_metadata", "-1", "-c:a", "pcm_s16le"))
 
 
 def flac(seconds=10):
