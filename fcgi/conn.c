@@ -11,12 +11,14 @@
 #include <sys/time.h>
 #include <unistd.h>
 
+#include "lib/clock.h"
 #include "lib/log.h"
 
 enum {
     LISTEN_FD = 0,       /* FastCGI 1.0, section 2.2: FCGI_LISTENSOCK_FILENO */
     IO_TIMEOUT_S = 30,   /* a proxy on the same machine that is silent for so long within a request is gone */
-    RETRY_ACCEPT_MS = 50 /* pause when descriptors run out */
+    STOP_GRACE_MS = 6000, /* over the proxy's keepalive_time + keepalive_timeout */
+    RETRY_ACCEPT_MS = 50  /* pause when descriptors run out */
 };
 
 struct conn {
@@ -27,6 +29,7 @@ struct conn {
 
 static int stop_fd = -1;
 static atomic_bool is_stopping;
+static _Atomic int64_t stopped_at_ms;
 
 bool conn_listen_open(void)
 {
@@ -51,6 +54,7 @@ void conn_stop(void)
     uint64_t one = 1;
     ssize_t ignored;
 
+    atomic_store(&stopped_at_ms, clock_mono_ms());
     atomic_store(&is_stopping, true);
     ignored = write(stop_fd, &one, sizeof(one)); /* stays readable: wakes every thread */
     (void)ignored;
@@ -180,7 +184,7 @@ bool conn_finish(struct conn *conn)
     if (!conn->is_open) {
         return true;
     }
-    if (conn_is_stopping()) {
+    if (conn_is_stopping() && clock_mono_ms() > atomic_load(&stopped_at_ms) + STOP_GRACE_MS) {
         conn->fcgi.keepConnection = 0;
     }
     /* Closing err before out makes one write of the reply and its end; Finish_r then only cleans up. */

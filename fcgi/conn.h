@@ -2,9 +2,9 @@
  *
  * Each thread has one conn. We accept ourselves and hand libfcgi the descriptor, so that a stop is an event in an epoll set and not
  * a signal that may be lost between check and accept (libfcgi, os_unix.c: "There's a window here"). With kept
- * connections (fastcgi_keep_conn) a thread stays with its connection; the proxy keeps fewer idle ones than there are threads, and closes
- * them after a short idle time, which is also how a stopping thread gets free: it never closes a connection on
- * which the proxy may just be sending. */
+ * connections (fastcgi_keep_conn) a thread stays with its connection. The proxy keeps fewer idle ones than there are threads and
+ * closes each after a short time (keepalive_time, keepalive_timeout), so that new connections get their turn and a stopping
+ * thread gets free. We do not close a kept connection ourselves: the proxy may just be sending on it. */
 #ifndef FCGI_CONN_H
 #define FCGI_CONN_H
 
@@ -52,7 +52,7 @@ size_t conn_read(struct conn *conn, char *buffer, size_t size);
 /* Write bytes of the reply (CGI header, then body). False: the proxy has gone. */
 bool conn_write(struct conn *conn, const char *bytes, size_t len);
 
-/* Finish the request: flush the reply; the connection is kept if the proxy asked so and nobody stops us. False: the reply did not
+/* Finish the request: flush the reply; the connection is kept if the proxy asked so. False: the reply did not
  * leave whole. */
 bool conn_finish(struct conn *conn);
 
