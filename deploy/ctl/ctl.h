@@ -1,0 +1,31 @@
+/* maxboosterctl: commands of two words, one function each. */
+#ifndef DEPLOY_CTL_CTL_H
+#define DEPLOY_CTL_CTL_H
+
+#include "lib/scope.h"
+
+/* A command gets its arguments behind the two words. It prints results on standard output, and returns the process's exit
+ * status: 0 done, 1 failed (a sentence on standard error says why), 2 wrong usage. */
+struct ctl_command {
+    const char *group;
+    const char *verb;
+    const char *arguments; /* for the usage: "USER_ID" */
+    const char *help;
+    int min_args, max_args;
+    int (*run)(struct scope *sc, int argc, char **argv);
+};
+
+enum { CTL_DONE = 0, CTL_FAILED = 1, CTL_USAGE = 2 };
+
+/* Print "maxboosterctl: doing: why" from an error and what the scope knows; returns CTL_FAILED. */
+int ctl_fail(const struct scope *sc, enum err e, const char *doing);
+
+/* The commands, one function each. */
+int ctl_config_check(struct scope *sc, int argc, char **argv);
+int ctl_config_show(struct scope *sc, int argc, char **argv);
+int ctl_shards_list(struct scope *sc, int argc, char **argv);
+int ctl_sessions_count(struct scope *sc, int argc, char **argv);
+int ctl_sessions_revoke(struct scope *sc, int argc, char **argv);
+int ctl_user_create_admin(struct scope *sc, int argc, char **argv);
+
+#endif

@@ -1,0 +1,83 @@
+/* The operator's tool: configuration as the programs read it (CONFIG_FILE, environment), then one command. */
+#include <stdio.h>
+#include <string.h>
+
+#include "deploy/ctl/ctl.h"
+#include "lib/config.h"
+#include "lib/crypto.h"
+#include "lib/instance.h"
+#include "lib/pg.h"
+
+enum { ARENA_BYTES = 1024 * 1024, TIMEOUT_MS = 30000 };
+
+static const struct ctl_command commands[] = {
+    {"config", "check", "", "is the configuration good?", 0, 0, ctl_config_check},
+    {"config", "show", "", "every value; secrets masked", 0, 0, ctl_config_show},
+    {"shards", "list", "", "every shard and whether it answers", 0, 0, ctl_shards_list},
+    {"sessions", "count", "", "live sessions of the whole fleet", 0, 0, ctl_sessions_count},
+    {"sessions", "revoke", "USER_ID", "end all sessions of a user", 1, 1, ctl_sessions_revoke},
+    {"user", "create-admin", "EMAIL [NAME]",
+     "make an administrator; the password of a new one is read from standard input", 1, 2,
+     ctl_user_create_admin},
+};
+
+int ctl_fail(const struct scope *sc, enum err e, const char *doing)
+{
+    const char *why = sc->detail != NULL ? sc->detail : err_info(e)->title;
+
+    fprintf(stderr, "maxboosterctl: %s: %s%s%s\n", doing, why, sc->cause != NULL ? ": " : ".",
+            sc->cause != NULL ? sc->cause : "");
+    return CTL_FAILED;
+}
+
+static int usage(FILE *out)
+{
+    size_t i;
+
+    fputs("usage: maxboosterctl GROUP COMMAND …\n\n", out);
+    for (i = 0; i < ARRAY_LEN(commands); i++) {
+        fprintf(out, "  %s %s %s\n      %s\n", commands[i].group, commands[i].verb,
+                commands[i].arguments, commands[i].help);
+    }
+    fputs("\nThe configuration is read from the file that CONFIG_FILE names and the environment.\n",
+          out);
+    return CTL_USAGE;
+}
+
+static int run(const struct ctl_command *command, int argc, char **argv)
+{
+    const struct instance_plan instance = {.databases = (int)config()->shard_count};
+    struct arena *arena = arena_open(ARENA_BYTES);
+    struct scope sc;
+    int status;
+
+    crypto_open();
+    instance_open(&instance); /* private: an operator's connections do not count as the instance's */
+    pg_open();
+    scope_init(&sc, arena, TIMEOUT_MS);
+    status = command->run(&sc, argc, argv);
+    scope_done(&sc);
+    pg_close();
+    instance_close();
+    arena_close(&arena);
+    return status;
+}
+
+int main(int argc, char **argv)
+{
+    size_t i;
+
+    if (argc == 2 && (strcmp(argv[1], "help") == 0 || strcmp(argv[1], "--help") == 0)) {
+        usage(stdout);
+        return CTL_DONE;
+    }
+    for (i = 0; argc >= 3 && i < ARRAY_LEN(commands); i++) {
+        const struct ctl_command *c = &commands[i];
+
+        if (strcmp(argv[1], c->group) == 0 && strcmp(argv[2], c->verb) == 0 &&
+            argc - 3 >= c->min_args && argc - 3 <= c->max_args) {
+            return config_load(stderr) ? run(c, argc - 3, argv + 3) : CTL_FAILED;
+        }
+    }
+    return usage(stderr);
+}
