@@ -13,7 +13,8 @@
 #include "workers/worker.h"
 
 enum {
-    ROW_LIMIT_MS = 10000,     /* for claiming or ending a row, waits included */
+    ROW_LIMIT_MS = 10000, /* for claiming or ending a row, waits included */
+    DISCARD_LIMIT_MS = 5000,
     COMPLETE_LIMIT_MS = 60000 /* work that is done is worth waiting for the database */
 };
 
@@ -201,6 +202,14 @@ static const char *error_json(struct job *j, enum err e)
     return b.data;
 }
 
+/* Also while the process is stopping, when worker_sleep() returns at once. */
+static void pause_for(int64_t ms)
+{
+    const struct timespec t = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000};
+
+    clock_nanosleep(CLOCK_MONOTONIC, 0, &t, NULL);
+}
+
 /* One statement or transaction on the row, tried again while the database is away. n_rows 0: the
  * fence no longer holds. */
 static enum err write_row(struct job *j, struct scope *sc, struct pg_query q)
@@ -211,7 +220,7 @@ static enum err write_row(struct job *j, struct scope *sc, struct pg_query q)
     while ((e = pg_exec(sc, q, &n_rows)) != OK && scope_left_ms(sc, INT64_MAX) > pause_ms &&
            (is_outage(e) || e == ERR_WRITE_UNKNOWN)) {
         pg_release(sc);
-        worker_sleep(pause_ms);
+        pause_for(pause_ms);
         pause_ms = pause_ms < 1000 ? 2 * pause_ms : pause_ms;
         scope_forgive(sc);
     }
@@ -264,7 +273,7 @@ static enum err complete(struct job *j)
             scope_left_ms(&sc, INT64_MAX) <= pause_ms || roll_stop(j->slot) == STOP_LOST) {
             break;
         }
-        worker_sleep(pause_ms);
+        pause_for(pause_ms);
         pause_ms = pause_ms < 1000 ? 2 * pause_ms : pause_ms;
         scope_forgive(&sc);
     }
@@ -315,32 +324,32 @@ static struct verdict put_back(struct job *j, struct scope *sc, enum err e)
     return (struct verdict){.status = status, .end = end};
 }
 
-static struct verdict judge(struct job *j, struct scope *sc, enum err e)
+/* What becomes of the job; *e is what its code returned, and then what spoiled its completion. */
+static struct verdict judge(struct job *j, struct scope *sc, enum err *e)
 {
     enum stop why = roll_stop(j->slot);
-    struct job_limits limits = job_limits(j->type->kind);
-    bool may_retry = err_info(e)->retry != RETRY_NEVER && j->row.attempts <= limits.retries;
 
-    if (e == OK) {
-        e = complete(j);
-        if (e == OK) {
+    if (*e == OK) {
+        *e = complete(j);
+        if (*e == OK) {
             return (struct verdict){"completed", QUEUE_DONE, true};
         }
-        if (e == ERR_WRITE_UNKNOWN) {
+        if (*e == ERR_WRITE_UNKNOWN) {
             /* Perhaps it is done: the next claim will tell, and must find what it published. */
             return (struct verdict){"unknown", QUEUE_RETRY, true};
         }
-        why = e == ERR_CONFLICT ? STOP_LOST : why;
+        why = *e == ERR_CONFLICT ? STOP_LOST : why;
     }
     if (why == STOP_CANCELLED || why == STOP_LOST) {
         return (struct verdict){.status = why == STOP_LOST ? "lost" : "cancelled",
                                 .end = QUEUE_DONE};
     }
-    if (why == STOP_SHUTDOWN || (is_outage(e) && j->row.stalled < config()->stalled_max) ||
-        may_retry) {
-        return put_back(j, sc, e);
+    if (why == STOP_SHUTDOWN || (is_outage(*e) && j->row.stalled < config()->stalled_max) ||
+        (err_info(*e)->retry != RETRY_NEVER &&
+         j->row.attempts <= job_limits(j->type->kind).retries)) {
+        return put_back(j, sc, *e);
     }
-    return fail(j, sc, e);
+    return fail(j, sc, *e);
 }
 
 static void log_attempt(const struct job *j, const char *status, enum err e)
@@ -457,10 +466,12 @@ bool attempt_run(struct arena *arena, size_t slot, const struct queue_lease *lea
     e = run_code(j);
     pg_release(&j->scope);
     scope_init(&sc, arena, ROW_LIMIT_MS);
-    verdict = judge(j, &sc, e);
+    verdict = judge(j, &sc, &e);
     log_attempt(j, verdict.status, e);
     end_lease(j, verdict.end);
     if (!verdict.is_published && j->discard != NULL) {
+        scope_done(&sc);
+        scope_init(&sc, arena, DISCARD_LIMIT_MS);
         j->discard(j, &sc, j->discard_context);
     }
     scope_done(&sc);

@@ -30,6 +30,7 @@ struct input {
     int silent_packets;
     int64_t value;
     struct input_info info;
+    char container[32];
 };
 
 static int input_read(void *opaque, uint8_t *buffer, int size)
@@ -208,19 +209,18 @@ static int depth_of(const AVCodecParameters *par)
 
 static void describe(struct input *in)
 {
-    static char container[32];
     const AVCodecParameters *par = in->stream->codecpar;
     struct input_info *info = &in->info;
     int bits = av_get_exact_bits_per_sample(par->codec_id);
     int64_t us = in->format->duration;
 
-    (void)snprintf(container, sizeof(container), "%.*s",
+    (void)snprintf(in->container, sizeof(in->container), "%.*s",
                    (int)strcspn(in->format->iformat->name, ","), in->format->iformat->name);
     if (in->stream->duration > 0 && in->stream->duration != AV_NOPTS_VALUE) {
         us = av_rescale_q(in->stream->duration, in->stream->time_base, AV_TIME_BASE_Q);
     }
     *info = (struct input_info){
-        .container = container,
+        .container = in->container,
         .codec = avcodec_get_name(par->codec_id),
         .duration_ms = us > 0 && us != AV_NOPTS_VALUE ? (us + 500) / 1000 : -1,
         .duration_exact = us > 0 && in->format->duration_estimation_method !=
