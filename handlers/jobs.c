@@ -3,14 +3,14 @@
 #include "handlers/jobs.h"
 
 #include "handlers.h"
+#include "handlers/signer.h"
 #include "lib/config.h"
 #include "lib/pg.h"
-#include "lib/s3.h"
 #include "queries.h"
 
-/* A page ends early where its results would fill more: with a URL for each file it grows about
- * fourfold. */
-enum { PAGE_RESULT_BYTES = 65536 };
+/* A page ends early where its results would fill more: with a URL for each file they grow up
+to fourfold. */
+enum { PAGE_RESULT_BYTES = 65536, RESULT_GROWTH = 4 };
 
 struct job_row {
     struct id id;
@@ -44,7 +44,7 @@ static const struct shape shape_job_id = {
 /* Keys that a result of this user's job may show; whatever a stored result says, no other one is
  * signed. */
 struct result_view {
-    struct scope *sc;
+    struct signer *signer;
     struct strbuf *out;
     const char *allowed[3];
     const char *separator;
@@ -79,7 +79,7 @@ static bool write_member(void *context, const char *name, const struct json *val
             .method = "GET", .key = key, .content_length = -1, .ttl_s = config()->s3_url_ttl_s};
 
         strbuf_puts(view->out, ",\"url\":");
-        strbuf_json(view->out, s3_presign_url(view->sc, &what, NULL));
+        signer_put(view->signer, view->out, &what, NULL);
     }
     return true;
 }
@@ -106,14 +106,15 @@ static void write_value(struct result_view *view, const struct json *value)
     }
 }
 
-static enum err add_urls(struct req *r, struct job_row *job)
+/* Sign a URL behind each key of the job's result. */
+static enum err add_urls(struct req *r, struct signer *signer, struct job_row *job)
 {
     struct scope *sc = req_scope(r);
     const char *user = id_text(sc->arena, req_user(r));
     const struct json *value;
     struct strbuf out;
     struct result_view view = {
-        .sc = sc,
+        .signer = signer,
         .out = &out,
         .allowed = {arena_printf(sc->arena, "audio/%s/", user),
                     arena_printf(sc->arena, "waveforms/%s/", user),
@@ -123,8 +124,12 @@ static enum err add_urls(struct req *r, struct job_row *job)
     if (job->result == NULL) {
         return OK;
     }
-    TRY(json_parse(sc, job->result, strlen(job->result), &value));
-    strbuf_init(&out, sc->arena, strlen(job->result) * 4);
+    if (json_parse(sc, job->result, strlen(job->result), &value) != OK) {
+        scope_forgive(sc);
+        return scope_fail(sc, ERR_INTERNAL, "result of job %s does not parse",
+                          id_text(sc->arena, job->id));
+    }
+    strbuf_init(&out, sc->arena, strlen(job->result) * RESULT_GROWTH);
     write_value(&view, value);
     job->result = out.data;
     return OK;
@@ -197,6 +202,7 @@ enum err h_jobs_list(struct req *r)
     static const char *const known[] = {"limit", "cursor", NULL};
     struct scope *sc = req_scope(r);
     struct req_page page;
+    struct signer signer;
     struct job_row *jobs;
     size_t n, i;
 
@@ -205,23 +211,26 @@ enum err h_jobs_list(struct req *r)
     TRY(pg_many(sc, q_jobs_list(sc, req_user(r), page.after, page.limit + 1, PAGE_RESULT_BYTES),
                 &shape_job, &jobs, &n));
     pg_release(sc);
+    signer_init(&signer, r);
     for (i = 0; i < n; i++) {
         if (!jobs[i].has_result) {
             page.limit = (int64_t)i; /* the first one always has its result */
             n = i + 1;
             break;
         }
-        TRY(add_urls(r, &jobs[i]));
+        TRY(add_urls(r, &signer, &jobs[i]));
     }
     return req_reply_page(r, &shape_job, jobs, n, &page, offsetof(struct job_row, id));
 }
 
 enum err h_jobs_get(struct req *r)
 {
+    struct signer signer;
     struct job_row job;
 
     TRY(find_job(r, &job));
-    TRY(add_urls(r, &job));
+    signer_init(&signer, r);
+    TRY(add_urls(r, &signer, &job));
     req_etag(r, job.version);
     return req_reply(r, 200, &shape_job, &job);
 }

@@ -3,11 +3,11 @@
  * only says how the whole is cut. */
 #include "handlers.h"
 #include "handlers/audio.h"
+#include "handlers/signer.h"
 #include "lib/clock.h"
 #include "lib/config.h"
 #include "lib/log.h"
 #include "lib/pg.h"
-#include "lib/s3.h"
 #include "queries.h"
 
 /* Larger files get larger parts: a list of all parts stays far below a request's memory. */
@@ -195,26 +195,23 @@ static enum err read_part_number(struct req *r, const struct upload *u, const st
     return OK;
 }
 
-static void write_part_url(struct req *r, struct strbuf *json, const struct upload *u,
+static void write_part_url(struct signer *signer, struct strbuf *json, const struct upload *u,
                            int64_t number)
 {
-    struct scope *sc = req_scope(r);
+    struct s3_presign what = {.method = "PUT",
+                              .key = u->key,
+                              .content_length = part_size(u, number),
+                              .upload_id = u->s3_upload_id,
+                              .part_number = (int)number,
+                              .ttl_s = config()->s3_url_ttl_s};
     char expires_at[CLOCK_TEXT_SIZE];
     int64_t expires_ms;
-    const char *url = s3_presign_url(sc,
-                                     &(struct s3_presign){.method = "PUT",
-                                                          .key = u->key,
-                                                          .content_length = part_size(u, number),
-                                                          .upload_id = u->s3_upload_id,
-                                                          .part_number = (int)number,
-                                                          .ttl_s = config()->s3_url_ttl_s},
-                                     &expires_ms);
 
-    clock_format(expires_ms, expires_at);
     strbuf_printf(json, "{\"partNumber\":%lld,\"url\":", (long long)number);
-    strbuf_json(json, url);
+    signer_put(signer, json, &what, &expires_ms);
+    clock_format(expires_ms, expires_at);
     strbuf_printf(json, ",\"headers\":{\"Content-Length\":\"%lld\"},\"expiresAt\":\"%s\"}",
-                  (long long)part_size(u, number), expires_at);
+                  (long long)what.content_length, expires_at);
 }
 
 enum err h_uploads_parts(struct req *r)
@@ -222,6 +219,7 @@ enum err h_uploads_parts(struct req *r)
     struct scope *sc = req_scope(r);
     struct strbuf json = req_json(r);
     int64_t numbers[PART_URLS_MAX] = {0};
+    struct signer signer;
     struct parts_in in;
     struct upload upload;
     enum err e = OK;
@@ -244,10 +242,11 @@ enum err h_uploads_parts(struct req *r)
     }
     TRY(e);
     TRY(refuse_unless_open(r, &upload));
+    signer_init(&signer, r);
     strbuf_puts(&json, "{\"parts\":[");
     for (i = 0; i < n; i++) {
         strbuf_puts(&json, i > 0 ? "," : "");
-        write_part_url(r, &json, &upload, numbers[i]);
+        write_part_url(&signer, &json, &upload, numbers[i]);
     }
     strbuf_puts(&json, "]}");
     return req_reply_json(r, 200, &json);
