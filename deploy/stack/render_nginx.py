@@ -90,8 +90,11 @@ def _upstream(place, topology, kept):
             lines.append(f"        server unix:{place.sockets}/{i.program}.sock max_fails=0;")
     if kept:
         lines += [f"        keepalive {kept};",
-                  "        # An idle thread of a stopping process is free after this.",
-                  "        keepalive_timeout 2s;"]
+                  "        # nginx closes a kept connection, never the API: then no request is lost on one that is",
+                  "        # being closed, waiting connections get their turn, and a stopping process gets free.",
+                  "        keepalive_timeout 2s;",
+                  "        keepalive_time 1s;",
+                  "        keepalive_requests 500;"]
     return "\n".join(lines + ["    }"])
 
 
