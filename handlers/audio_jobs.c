@@ -308,12 +308,27 @@ static enum err check_waveform(struct scope *sc, struct waveform_in *in, int64_t
     if (in->bits != 8 && in->bits != 16) {
         e = scope_violation(sc, "bits", "value", "must be 8 or 16");
     }
-    in->version = in->version == ABSENT_I64 ? 2 : in->version;
-    if (in->per_channel && in->version == 1) {
-        e = scope_violation(sc, "perChannel", "value", "needs version 2");
-    }
     in->width = in->width == ABSENT_I64 ? WIDTH_DEFAULT : in->width;
     in->height = in->height == ABSENT_I64 ? HEIGHT_DEFAULT : in->height;
+    return e;
+}
+
+/* What depends on the file. */
+static enum err check_waveform_of(struct scope *sc, const struct waveform_in *in,
+                                  const struct audio_file *file)
+{
+    enum err e = OK;
+
+    if (in->pixels_per_second != ABSENT_I64 &&
+        file->sample_rate / in->pixels_per_second < ZOOM_MIN) {
+        e = scope_violation(sc, "pixelsPerSecond", "range",
+                            "leaves less than %d samples a pixel at %lld Hz", ZOOM_MIN,
+                            (long long)file->sample_rate);
+    }
+    if (in->per_channel && in->version == 1 && file->channels > 1) {
+        e = scope_violation(sc, "version", "value", "1 holds one channel, and the file has %lld",
+                            (long long)file->channels);
+    }
     return e;
 }
 
@@ -346,11 +361,7 @@ enum err h_audio_waveform(struct req *r)
     TRY(check_waveform(sc, &in, zooms, &n_zooms, &colors));
     TRY(req_transaction(r));
     TRY(audio_find_verified(r, in.file_id, &file));
-    if (n_zooms == 0 && file.sample_rate / in.pixels_per_second < ZOOM_MIN) {
-        return scope_violation(sc, "pixelsPerSecond", "range",
-                               "leaves less than %d samples a pixel at %lld Hz", ZOOM_MIN,
-                               (long long)file.sample_rate);
-    }
+    TRY(check_waveform_of(sc, &in, &file));
     json = payload_begin(r, &file);
     if (n_zooms > 0) {
         strbuf_puts(&json, ",\"zoom\":[");
@@ -360,8 +371,9 @@ enum err h_audio_waveform(struct req *r)
         strbuf_putc(&json, ']');
     }
     put_i64(&json, "pixelsPerSecond", in.pixels_per_second);
-    strbuf_printf(&json, ",\"bits\":%lld,\"version\":%lld,\"perChannel\":%s", (long long)in.bits,
-                  (long long)in.version, in.per_channel ? "true" : "false");
+    put_i64(&json, "version", in.version); /* absent: as audiowaveform chooses */
+    strbuf_printf(&json, ",\"bits\":%lld,\"perChannel\":%s", (long long)in.bits,
+                  in.per_channel ? "true" : "false");
     put_i64(&json, "width", in.width);
     put_i64(&json, "height", in.height);
     put_colors(&json, &colors);
