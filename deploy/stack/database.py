@@ -13,6 +13,7 @@ from .render import ADMIN_ROLE, APP_ROLE
 from .say import Refusal
 from .topology import shard_name
 
+PATTERN_DATABASE = "maxbooster_pattern"
 AT_ONCE = 4  # sqitch is a Perl program that starts slowly; more only fight for the cores
 
 
@@ -75,9 +76,8 @@ def await_ready(place, database, seconds=60):
 
 
 def make_databases(place, database, secrets, migrate):
-    """Role and databases. The first is migrated, and fresh ones are its copies: sqitch runs once.
-
-    Returns how many are new.
+    """Role and databases. Fresh ones are copies of one that is migrated, so that sqitch runs once, and so that
+    what an interrupted run leaves is never half-migrated. Returns how many are new.
     """
     rows = psql(place, database, secrets, "postgres",
                 "SELECT datname FROM pg_database UNION ALL SELECT rolname || ' role' FROM pg_roles")
@@ -86,32 +86,27 @@ def make_databases(place, database, secrets, migrate):
         psql(place, database, secrets, "postgres",
              f"CREATE ROLE {APP_ROLE} LOGIN PASSWORD '{secrets['postgres']}'")
     missing = [s for s in database.shards if shard_name(s) not in have]
-    if missing and shard_name(database.shards[0]) not in have:
-        first = shard_name(missing[0])
-        psql(place, database, secrets, "postgres", f"CREATE DATABASE {first} OWNER {APP_ROLE}")
-        migrate(missing[:1])
-        for shard in missing[1:]:
-            psql(place, database, secrets, "postgres", f"CREATE DATABASE {shard_name(shard)} "
-                 f"OWNER {APP_ROLE} TEMPLATE {first} STRATEGY wal_log")
-    else:
+    if missing:
+        drop = f"DROP DATABASE IF EXISTS {PATTERN_DATABASE} WITH (FORCE)"
+        psql(place, database, secrets, "postgres", drop)
+        psql(place, database, secrets, "postgres",
+             f"CREATE DATABASE {PATTERN_DATABASE} OWNER {APP_ROLE}")
+        migrate(database, PATTERN_DATABASE)
         for shard in missing:
-            psql(place, database, secrets, "postgres",
-                 f"CREATE DATABASE {shard_name(shard)} OWNER {APP_ROLE}")
+            psql(place, database, secrets, "postgres", f"CREATE DATABASE {shard_name(shard)} "
+                 f"OWNER {APP_ROLE} TEMPLATE {PATTERN_DATABASE} STRATEGY wal_log")
+        psql(place, database, secrets, "postgres", drop)
     return len(missing)
 
 
 class Migrations:
-    """sqitch over shards. `url_of(shard)` is the owner's connection string."""
+    """sqitch over shards, as the owner of the databases."""
 
     def __init__(self, place, topology, secrets, say):
         self.place, self.topology, self.secrets, self.say = place, topology, secrets, say
         self.plan = _read_plan(f"{place.repo}/sql/sqitch.plan")
 
-    def _target(self, shard):
-        d = self.topology.database_of(shard)
-        return f"db:pg://{APP_ROLE}@/{shard_name(shard)}?host={self.place.sockets}&port={d.port}"
-
-    def _sqitch(self, shard, words):
+    def _sqitch(self, database, name, words):
         environ = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "TZ": "UTC",
                    "HOME": "/nonexistent", "SQITCH_PASSWORD": self.secrets["postgres"],
                    "PGPASSWORD": self.secrets["postgres"],
@@ -120,7 +115,8 @@ class Migrations:
                    "PGOPTIONS": "-c lock_timeout=10s"}
         done = subprocess.run(
             ["/usr/bin/sqitch", "--chdir", f"{self.place.repo}/sql"] + words
-            + ["--target", self._target(shard)],
+            + ["--target", f"db:pg://{APP_ROLE}@/{name}?host={self.place.sockets}"
+                           f"&port={database.port}"],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             check=False, env=environ)
         return done.returncode, done.stdout.strip()
@@ -128,7 +124,7 @@ class Migrations:
     def on_all(self, shards, words, fine=lambda _text: False):
         """Run on several shards at once; True if all went well."""
         def one(shard):
-            return shard, self._sqitch(shard, words)
+            return shard, self._sqitch(self.topology.database_of(shard), shard_name(shard), words)
 
         well = True
         with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
@@ -165,6 +161,12 @@ class Migrations:
         if not late:
             return True
         return self.on_all(late, ["deploy", "--verify"], lambda t: "up-to-date" in t)
+
+    def deploy_on(self, database, name):
+        """Deploy on one database by its name; refuses with sqitch's words."""
+        status, text = self._sqitch(database, name, ["deploy", "--verify"])
+        if status != 0 and self.plan:
+            raise Refusal(f"A migration failed on a fresh database:\n{text}")
 
     def status_lines(self, shards):
         """One line a shard, and whether all are at the plan's end."""

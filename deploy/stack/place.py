@@ -56,7 +56,7 @@ class Place:
 
     @property
     def exists(self):
-        return os.path.exists(self.path("settings.json"))
+        return os.path.isdir(self.root)
 
     def as_user(self):
         """Arguments for subprocess: become the servers' user where we are root."""

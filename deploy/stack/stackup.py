@@ -189,19 +189,15 @@ def prepare_data(stack, progress):
     migrations = stack.migrations(words.append)
     shards = stack.topology.shards()
 
-    def migrate(some):
-        if not migrations.deploy(some):
-            progress.line("\n" + "\n".join(words))
-            raise Refusal("A migration failed; the lines above have the cause.")
-
     with progress.step("Databases and migrations") as step:
-        new = sum(database.make_databases(stack.place, d, stack.secrets, migrate)
+        new = sum(database.make_databases(stack.place, d, stack.secrets, migrations.deploy_on)
                   for d in stack.topology.databases)
         stack.settings.data_shards, stack.settings.data_phase = len(shards), stack.settings.phase
         save(stack)
         late = migrations.behind(shards)
-        if late:
-            migrate(late)
+        if late and not migrations.deploy(late):
+            progress.line("\n" + "\n".join(words))
+            raise Refusal("A migration failed; the lines above have the cause.")
         step.note(f"{len(shards)} shards, {new} new, {len(late)} migrated" if new or late
                   else "up to date")
     local = f":{stack.topology.s3_public_port}"
