@@ -39,7 +39,7 @@ void breaker_close(struct breaker **breaker)
 
 bool breaker_allow(struct breaker *b, int64_t now_ms, bool *is_probe_out)
 {
-    bool is_probe = false;
+    bool is_probe = false, is_allowed;
 
     if (is_probe_out != NULL) {
         *is_probe_out = false;
@@ -53,12 +53,12 @@ bool breaker_allow(struct breaker *b, int64_t now_ms, bool *is_probe_out)
         b->until_ms = now_ms + b->open_ms;
         is_probe = true;
     }
-    is_probe = is_probe || b->state == BREAKER_CLOSED;
-    if (is_probe_out != NULL) {
-        *is_probe_out = is_probe && b->state == BREAKER_HALF_OPEN;
-    }
+    is_allowed = is_probe || b->state == BREAKER_CLOSED;
     pthread_mutex_unlock(&b->mutex);
-    return is_probe;
+    if (is_probe_out != NULL) {
+        *is_probe_out = is_probe;
+    }
+    return is_allowed;
 }
 
 void breaker_success(struct breaker *b)

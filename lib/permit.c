@@ -112,6 +112,11 @@ void permit_give(struct permit_set *set, int permit)
     wake(set, 1);
 }
 
+bool permit_is_awaited(const struct permit_set *set)
+{
+    return atomic_load_explicit(&set->turn, memory_order_relaxed) & WAITERS;
+}
+
 int permit_reclaim(struct permit_set *set, uint16_t owner)
 {
     int i, n = 0;

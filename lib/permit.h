@@ -32,6 +32,9 @@ int permit_take(struct permit_set *set, uint16_t owner, int limit, int hint, int
 /* Give a permit back and wake one that waits. */
 void permit_give(struct permit_set *set, int permit);
 
+/* Does somebody wait, or has waited in vain since the last permit was given back? */
+bool permit_is_awaited(const struct permit_set *set);
+
 /* Free all permits of an owner that is dead; returns how many. */
 int permit_reclaim(struct permit_set *set, uint16_t owner);
 

@@ -12,6 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "lib/breaker.h"
 #include "lib/id.h"
 #include "lib/scope.h"
 #include "lib/shape.h"
@@ -78,5 +79,25 @@ struct place pg_place_on_shard(int shard);
 /* Is the shard's database reachable? One trivial query outside the pool's limit; latency_ms_out
  * as measured. */
 MUST_USE enum err pg_ping(struct scope *sc, int shard, int64_t *latency_ms_out);
+
+/* What a pool has seen since the start of this process, for metrics. */
+enum pg_counter {
+    PG_CONNECTS,
+    PG_CONNECT_FAILURES,
+    PG_LOSSES,     /* connections lost or given up in use */
+    PG_WAITS,      /* leases that had to wait */
+    PG_SATURATED,  /* and in vain */
+    PG_BROKEN_OFF, /* refused by the open breaker */
+    PG_COUNTERS
+};
+
+/* One of them. Never blocks. */
+int64_t pg_counter(int shard, enum pg_counter counter);
+
+/* Leases of the shard's database in use, over all processes of the instance. Never blocks. */
+int pg_leases_in_use(int shard);
+
+/* State of this process's breaker of the shard. Never blocks. */
+enum breaker_state pg_breaker_state(int shard);
 
 #endif

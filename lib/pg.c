@@ -1,0 +1,344 @@
+/* Queries: lease, run, map rows. What a failure means depends on three things: did the server
+ * answer, may the statement be run twice, and is it part of a transaction. fail() and its callers
+ * are the one place that decides. */
+#include "lib/pg.h"
+
+#include <assert.h>
+#include <string.h>
+
+#include "lib/clock.h"
+#include "lib/config.h"
+#include "lib/pg_internal.h"
+
+enum {
+    ANSWER_GRACE_MS = 500, /* a statement that its timeout has ended is told to us within this */
+    ROLLBACK_MS = 1000,    /* longer, and closing the connection is the better rollback */
+    COLUMNS_MAX = 64
+};
+
+enum err pg_err_of_sqlstate(const char *sqlstate)
+{
+    static const struct {
+        const char *prefix;
+        enum err e;
+    } table[] = {
+        {"23505", ERR_CONFLICT},               /* unique_violation */
+        {"23P01", ERR_CONFLICT},               /* exclusion_violation */
+        {"57014", ERR_TIMED_OUT},              /* query_canceled: statement_timeout */
+        {"55P03", ERR_TIMED_OUT},              /* lock_not_available: lock_timeout */
+        {"40", ERR_DEPENDENCY_UNAVAILABLE},    /* serialization failure, deadlock: try again */
+        {"08", ERR_DEPENDENCY_UNAVAILABLE},    /* connection exceptions */
+        {"53", ERR_DEPENDENCY_UNAVAILABLE},    /* connections, memory or disk used up */
+        {"57P", ERR_DEPENDENCY_UNAVAILABLE},   /* shutting down, starting up */
+        {"58", ERR_DEPENDENCY_UNAVAILABLE},    /* its disk fails */
+        {"25006", ERR_DEPENDENCY_UNAVAILABLE}, /* read only: it has become a standby */
+        {"25P03", ERR_DEPENDENCY_UNAVAILABLE}, /* idle in transaction for too long */
+    };
+    size_t i;
+
+    for (i = 0; i < ARRAY_LEN(table); i++) {
+        if (strncmp(sqlstate, table[i].prefix, strlen(table[i].prefix)) == 0) {
+            return table[i].e;
+        }
+    }
+    return ERR_INTERNAL;
+}
+
+/* Is the connection of no use any more, though the server has answered? */
+static bool is_stale(const char *sqlstate)
+{
+    return strcmp(sqlstate, "0A000") == 0 || /* cached plan must not change result type */
+           strcmp(sqlstate, "26000") == 0 || /* prepared statement does not exist */
+           strcmp(sqlstate, "42P05") == 0 || /* or exists already */
+           strcmp(sqlstate, "25006") == 0 || /* the server has become a standby */
+           strncmp(sqlstate, "57P", 3) == 0; /* it is going down */
+}
+
+/* Did the server refuse the statement before it did anything, for a reason that a new connection
+ * cures? */
+static bool is_cured_by_reconnect(const char *sqlstate)
+{
+    return strcmp(sqlstate, "0A000") == 0 || strcmp(sqlstate, "26000") == 0 ||
+           strcmp(sqlstate, "42P05") == 0;
+}
+
+/* When to give up waiting for an answer. */
+static int64_t answer_until_ms(const struct scope *sc)
+{
+    return clock_mono_ms() + scope_left_ms(sc, config()->db_statement_timeout_ms + ANSWER_GRACE_MS);
+}
+
+/* The error of a talk that did not end well. */
+static enum err fail(struct scope *sc, const char *name, enum pg_fate fate, bool is_write,
+                     bool in_tx, const struct pg_answer *a)
+{
+    enum err e = fate == PG_LATE ? ERR_TIMED_OUT : ERR_DEPENDENCY_UNAVAILABLE;
+
+    if (fate == PG_REFUSED) {
+        e = pg_err_of_sqlstate(a->sqlstate);
+    } else if (is_write && !in_tx) {
+        e = ERR_WRITE_UNKNOWN;
+    }
+    return scope_fail(sc, e, "shard %d: %s: %s%s%s", sc->shard, name, a->message,
+                      a->sqlstate[0] != '\0' ? " " : "", a->sqlstate);
+}
+
+/* Run once on the lease's connection and take note of what that says about the connection. */
+static enum pg_fate talk(struct scope *sc, struct pg_lease *l, const struct pg_query *q,
+                         struct pg_answer *a)
+{
+    int64_t start_us = clock_mono_us();
+    enum pg_fate fate = pg_conn_query(l->conn, q, l->tx == PG_TX_PENDING, answer_until_ms(sc), a);
+
+    sc->timing.db_us += clock_mono_us() - start_us;
+    sc->timing.db_count++;
+    if (l->tx == PG_TX_PENDING) {
+        l->tx = PG_TX_OPEN;
+    }
+    if (fate == PG_LOST || fate == PG_LATE) {
+        pg_pool_lost(l, fate, (clock_mono_us() - start_us) / 1000);
+        return fate;
+    }
+    pg_pool_heard(l);
+    if (fate == PG_REFUSED && is_stale(a->sqlstate)) {
+        pg_pool_drop(l);
+    }
+    return fate;
+}
+
+/* Run the query; again on a new connection where that can do no harm. On OK the caller ends *a. */
+static enum err run(struct scope *sc, const struct pg_query *q, enum pg_kind kind,
+                    struct pg_answer *a)
+{
+    struct pg_lease *l;
+    enum pg_fate fate;
+    bool in_tx, is_first;
+    int tries;
+
+    if (q->kind != kind) {
+        return scope_fail(sc, ERR_INTERNAL, "%s is called as another kind", q->name);
+    }
+    if (scope_left_ms(sc, 1) == 0) {
+        return scope_fail(sc, ERR_TIMED_OUT, "%s: no time left to ask", q->name);
+    }
+    sc->shard = pg_shard_of(q->place);
+    TRY(pg_pool_lease(sc, sc->shard, &l));
+    in_tx = l->tx != PG_TX_NONE;
+    is_first = l->tx == PG_TX_PENDING; /* of its transaction: without it nothing has been done */
+    for (tries = 0;; tries++) {
+        if (l->tx == PG_TX_BROKEN) {
+            return scope_fail(sc, ERR_DEPENDENCY_UNAVAILABLE,
+                              "shard %d: %s: the transaction's connection was lost", sc->shard,
+                              q->name);
+        }
+        fate = talk(sc, l, q, a);
+        if (fate == PG_FINE) {
+            return OK;
+        }
+        pg_answer_done(a);
+        if (tries > 0 || (in_tx && !is_first) ||
+            !((fate == PG_LOST && (q->read_only || is_first)) ||
+              (fate == PG_REFUSED && is_cured_by_reconnect(a->sqlstate)))) {
+            return fail(sc, q->name, fate, !q->read_only, in_tx, a);
+        }
+        TRY(pg_pool_reconnect(sc, l));
+        l->tx = is_first ? PG_TX_PENDING : PG_TX_NONE;
+    }
+}
+
+/* Which field each column goes to: looked up by name, beginning behind the last hit, since most
+ * queries name columns in the order of the shape. */
+static enum err map_columns(struct scope *sc, const char *name, const struct shape *shape,
+                            const struct pg_answer *a, uint8_t map[COLUMNS_MAX])
+{
+    int column, n = pg_answer_columns(a);
+    size_t at = 0, tried;
+
+    if (n > COLUMNS_MAX || shape->n_fields > UINT8_MAX) {
+        return scope_fail(sc, ERR_INTERNAL, "%s: too many columns", name);
+    }
+    for (column = 0; column < n; column++) {
+        const char *text = pg_answer_column(a, column);
+
+        for (tried = 0; tried < shape->n_fields; tried++) {
+            if (strcmp(shape->fields[at].column, text) == 0) {
+                break;
+            }
+            at = at + 1 < shape->n_fields ? at + 1 : 0;
+        }
+        if (tried == shape->n_fields) {
+            return scope_fail(sc, ERR_INTERNAL, "%s: column %s is not in shape %s", name, text,
+                              shape->name);
+        }
+        map[column] = (uint8_t)at;
+        at = at + 1 < shape->n_fields ? at + 1 : 0;
+    }
+    return OK;
+}
+
+static enum err set_row(struct scope *sc, const struct shape *shape, const struct pg_answer *a,
+                        int row, const uint8_t map[COLUMNS_MAX], void *out)
+{
+    int column, n = pg_answer_columns(a);
+    size_t len;
+
+    shape_clear(shape, out);
+    for (column = 0; column < n; column++) {
+        const char *text = pg_answer_value(a, row, column, &len);
+
+        TRY(shape_set_text(sc, &shape->fields[map[column]], text, len, out));
+    }
+    return OK;
+}
+
+/* All rows into the array. */
+static enum err set_rows(struct scope *sc, const char *name, const struct shape *shape,
+                         const struct pg_answer *a, int n, void *items)
+{
+    uint8_t map[COLUMNS_MAX];
+    int row;
+
+    TRY(map_columns(sc, name, shape, a, map));
+    for (row = 0; row < n; row++) {
+        TRY(set_row(sc, shape, a, row, map, (char *)items + (size_t)row * shape->size));
+    }
+    return OK;
+}
+
+enum err pg_one(struct scope *sc, struct pg_query q, const struct shape *shape, void *out)
+{
+    struct pg_answer a;
+    enum err e;
+
+    TRY(run(sc, &q, PG_ONE, &a));
+    switch (pg_answer_rows(&a)) {
+    case 0:
+        e = ERR_NOT_FOUND;
+        break;
+    case 1:
+        e = set_rows(sc, q.name, shape, &a, 1, out);
+        break;
+    default:
+        e = scope_fail(sc, ERR_INTERNAL, "%s: more than one row", q.name);
+    }
+    pg_answer_done(&a);
+    return e;
+}
+
+enum err pg_many(struct scope *sc, struct pg_query q, const struct shape *shape, void *items_out,
+                 size_t *n_out)
+{
+    struct pg_answer a;
+    void *items;
+    enum err e;
+    int n;
+
+    *n_out = 0;
+    TRY(run(sc, &q, PG_MANY, &a));
+    n = pg_answer_rows(&a);
+    items = arena_alloc(sc->arena, (size_t)n * shape->size);
+    e = set_rows(sc, q.name, shape, &a, n, items);
+    pg_answer_done(&a);
+    if (e == OK) {
+        *(void **)items_out = items;
+        *n_out = (size_t)n;
+    }
+    return e;
+}
+
+enum err pg_exec(struct scope *sc, struct pg_query q, int64_t *n_out)
+{
+    struct pg_answer a;
+
+    TRY(run(sc, &q, PG_EXEC, &a));
+    if (n_out != NULL) {
+        *n_out = pg_answer_affected(&a);
+    }
+    pg_answer_done(&a);
+    return OK;
+}
+
+/* --- Transactions. --- */
+
+enum err pg_begin(struct scope *sc, struct place place)
+{
+    struct pg_lease *l;
+
+    sc->shard = pg_shard_of(place);
+    TRY(pg_pool_lease(sc, sc->shard, &l));
+    assert(l->tx == PG_TX_NONE);
+    l->tx = PG_TX_PENDING;
+    return OK;
+}
+
+/* Whether COMMIT was done when the connection broke is not known. That a failed transaction
+ * answers COMMIT with ROLLBACK is PostgreSQL's way. */
+static enum err commit(struct scope *sc, struct pg_lease *l)
+{
+    int64_t start_us = clock_mono_us();
+    struct pg_answer a;
+    enum pg_fate fate = pg_conn_command(l->conn, "COMMIT", answer_until_ms(sc), &a);
+    enum err e = OK;
+
+    sc->timing.db_us += clock_mono_us() - start_us;
+    sc->timing.db_count++;
+    if (fate != PG_FINE) {
+        e = fail(sc, "COMMIT", fate, true, false, &a);
+    } else if (strcmp(pg_answer_tag(&a), "COMMIT") != 0) {
+        e = scope_fail(sc, ERR_INTERNAL, "shard %d: a failed transaction was committed", l->shard);
+    }
+    pg_answer_done(&a);
+    l->tx = PG_TX_NONE;
+    if (fate == PG_LOST || fate == PG_LATE) {
+        pg_pool_lost(l, fate, (clock_mono_us() - start_us) / 1000);
+    }
+    return e;
+}
+
+enum err pg_commit(struct scope *sc, struct place place)
+{
+    struct pg_lease *l = pg_pool_find(sc, pg_shard_of(place));
+    enum pg_tx tx;
+
+    assert(l != NULL && l->tx != PG_TX_NONE);
+    sc->shard = l->shard;
+    tx = l->tx;
+    if (tx == PG_TX_OPEN && scope_left_ms(sc, 1) == 0) {
+        pg_tx_abandon(l);
+        return scope_fail(sc, ERR_TIMED_OUT, "shard %d: no time left to commit", l->shard);
+    }
+    if (tx == PG_TX_OPEN) {
+        return commit(sc, l);
+    }
+    l->tx = PG_TX_NONE;
+    return tx == PG_TX_PENDING
+               ? OK
+               : scope_fail(sc, ERR_DEPENDENCY_UNAVAILABLE,
+                            "shard %d: the transaction's connection was lost", l->shard);
+}
+
+void pg_tx_abandon(struct pg_lease *l)
+{
+    enum pg_tx tx = l->tx;
+    struct pg_answer a;
+    enum pg_fate fate;
+
+    l->tx = PG_TX_NONE;
+    if (tx != PG_TX_OPEN || l->conn == NULL) {
+        return;
+    }
+    fate = pg_conn_command(l->conn, "ROLLBACK", clock_mono_ms() + ROLLBACK_MS, &a);
+    pg_answer_done(&a);
+    if (fate != PG_FINE) {
+        pg_pool_lost(l, fate, ROLLBACK_MS);
+    }
+}
+
+void pg_rollback(struct scope *sc, struct place place)
+{
+    struct pg_lease *l = pg_pool_find(sc, pg_shard_of(place));
+
+    if (l != NULL) {
+        pg_tx_abandon(l);
+    }
+}
