@@ -124,11 +124,11 @@ def admin(stack):
 
 
 @pytest.fixture(scope="session")
-def private(tmp_path_factory):
+def private(stack):
     """A stack of its own with low limits, for tests that exhaust or break it."""
     worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0")
     with stacks.private_stack(
-            f"test-private-{os.getpid()}-{worker}", SHARD_COUNT=2, RATE_LIMIT_MAX=200, RATE_LIMIT_WINDOW_MS=10000,
-            RATE_LIMIT_CRITICAL_MAX=20, MAX_SESSIONS=60, JOB_LEASE_MS=3000, JOB_HEARTBEAT_MS=300,
+            stack, f"{stack.folder.name}-{worker}", SHARD_COUNT=2, RATE_LIMIT_MAX=200, RATE_LIMIT_WINDOW_MS=10000,
+            RATE_LIMIT_CRITICAL_MAX=20, MAX_SESSIONS=100, JOB_LEASE_MS=3000, JOB_HEARTBEAT_MS=300,
             JOB_BACKOFF_MS=200, SESSION_TTL=86400) as found:
         yield found

@@ -9,10 +9,12 @@ import socket
 import subprocess
 import sys
 import urllib.parse
+import xmlrpc.client
 
 import psycopg2
 import redis
 import requests
+from supervisor.xmlrpc import SupervisorTransport
 
 from . import waits
 from .client import Client, User
@@ -131,19 +133,20 @@ class Stack:
         return [json.loads(line) for line in
                 waits.wait_until(found, seconds, f"log line of request {request_id}")]
 
+    def programs(self):
+        """The programs as the stack starts them: {name: {argv, cwd, …}}."""
+        return json.loads((self.folder / "conf/programs.json").read_text())["programs"]
+
     def fastcgi_socket(self):
         """Path of the unix socket that the API listens on."""
-        found = [p for p in self.folder.rglob("*.sock")
-                 if p.is_socket() and re.search("api|fcgi", p.name)]
-        assert found, f"no FastCGI socket under {self.folder}"
-        return str(found[0])
+        words = self.programs()["api"]["argv"]
+        return words[words.index("-s") + 1]
 
     # Processes
 
     def processes(self, program):
         """The living processes of a program (api, worker, scheduler, redis, postgres, s3, nginx)."""
-        table = json.loads((self.folder / "conf/programs.json").read_text())["programs"]
-        folders = {p["cwd"]: n for n, p in table.items() if p["has_own_folder"]}
+        folders = {p["cwd"]: n for n, p in self.programs().items() if p["has_own_folder"]}
         every = {p.pid: p for p in procs.of_stack(str(self.folder), folders)}
         mine = {pid for pid, p in every.items() if p.program == program}
         # postgres and nginx children hide their environment; they belong to who started them.
@@ -209,17 +212,18 @@ class Stack:
     @contextlib.contextmanager
     def stopped(self, program):
         """A program is stopped, and not started again, while the block runs."""
-        self._supervisor("stop", program)
+        supervisor = self._supervisor()
+        supervisor.stopProcess(program)
         try:
             yield
         finally:
-            self._supervisor("start", program)
+            supervisor.startProcess(program)
 
-    def _supervisor(self, *words):
-        conf = next(p for p in (self.folder / "conf").glob("supervisord*.conf"))
-        done = subprocess.run(["/usr/bin/supervisorctl", "-c", str(conf), *words], timeout=60,
-                              capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
+    def _supervisor(self):
+        """supervisord's own interface."""
+        path = os.path.join(os.path.dirname(self.fastcgi_socket()), "supervisor.sock")
+        transport = SupervisorTransport(None, None, serverurl=f"unix://{path}")
+        return xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport).supervisor
 
     # Readiness
 
@@ -252,24 +256,24 @@ def free_port_base():
 
 
 @contextlib.contextmanager
-def private_stack(name, **variables):
-    """A stack of its own with these variables, gone with its data at the end."""
+def private_stack(like, name, **variables):
+    """A stack of its own, of the same programs as another one, gone with its data at the end."""
     base = free_port_base()
-    make = ["make", "-C", str(ROOT), "--no-print-directory", f"STACK={name}"]
-    env = {k: v for k, v in os.environ.items()
-           if not k.startswith("MB_") and k not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
-    words = [f"PORT_BASE={base}"] + [f"{k}={v}" for k, v in variables.items()]
+    tool = [str(ROOT / "deploy/stack.py")]
+    unwanted = ("STACK", "PORT_BASE", "TIER", "PHASE", "MAKEFLAGS", "MFLAGS", "MAKELEVEL")
+    env = {k: v for k, v in os.environ.items() if k not in unwanted}
+    env["MB_BIN"] = str(like.folder / "bin")
+    words = [f"STACK={name}", f"PORT_BASE={base}"] + [f"{k}={v}" for k, v in variables.items()]
 
-    def run(target, *more, check=True):
-        done = subprocess.run([*make, target, *more], env=env, capture_output=True, text=True,
-                              timeout=240, check=False)
-        assert done.returncode == 0 or not check, f"make {target}: {done.stdout}{done.stderr}"
+    def run(command, words):
+        return subprocess.run([*tool, command, *words], env=env, capture_output=True, text=True,
+                              stdin=subprocess.DEVNULL, timeout=240, check=False)
 
     try:
-        run("up", *words)
+        up = run("up", words)
+        assert up.returncode == 0, up.stdout + up.stderr
         stack = Stack(f"http://127.0.0.1:{base}", ROOT / ".data" / name)
         stack.wait_ready()
         yield stack
     finally:
-        run("down", check=False)
-        run("clean-data", check=False)
+        run("clean-data", words[:1])

@@ -1,0 +1,149 @@
+"""Each dependency down and half-open: bounded answers, the right codes, and recovery without a restart."""
+import concurrent.futures
+import time
+
+import pytest
+
+from harness import audio, tracks
+from harness.waits import wait_until
+
+pytestmark = [pytest.mark.slow, pytest.mark.fault, pytest.mark.xdist_group("private")]
+
+CHECKS = {"redis": "redis", "postgres": "database", "s3": "storage"}
+BOUND_S = 12  # REQUEST_TIMEOUT_MS and the way through the proxy
+DOWN = ["stopped", "frozen"]
+
+
+@pytest.fixture
+def user(private):
+    """An account with an upload that waits to be completed."""
+    account = private.user()
+    account.pending = audio.store(account.client, "pending.mp3", tracks.short_mp3())
+    return account
+
+
+@pytest.fixture
+def api_pids(private):
+    """Nothing may restart the API processes."""
+    before = {p.pid for p in private.api_workers()}
+    yield before
+    assert {p.pid for p in private.api_workers()} == before
+
+
+def refused(client, method, path, **options):
+    """A request that needs what is not there: a 503 in bounded time."""
+    start = time.monotonic()
+    reply = client.request(method, path, expect=503, timeout=BOUND_S + 10, **options)
+    assert time.monotonic() - start < BOUND_S
+    assert reply.code in ("dependency_unavailable", "timed_out", "write_unknown", "overloaded", "pool_saturated"), reply
+    assert int(reply.headers["Retry-After"]) >= 1
+    return reply
+
+
+def still_healthy(client):
+    """Health does not wait for anybody."""
+    assert client.get("/api/system/health", expect=200).seconds < 1
+
+
+def told_down(client, program):
+    """Readiness says who is down."""
+    start = time.monotonic()
+    reply = client.get("/api/system/status", expect=503, timeout=BOUND_S + 10)
+    assert time.monotonic() - start < BOUND_S
+    checks = reply.json["checks"]
+    assert checks[CHECKS[program]]["status"] == "down", checks
+    for other in ("redis", "postgres", "s3"):
+        if other != program:
+            assert checks[CHECKS[other]]["status"] != "down", checks
+
+
+@pytest.mark.parametrize("how", DOWN)
+def test_without_redis_nobody_is_served_blindly_and_all_comes_back(private, user, api_pids, how):
+    with getattr(private, how)("redis"):
+        still_healthy(private.client())
+        refused(user.client, "GET", "/api/auth/me")
+        refused(user.client, "POST", "/api/audio/upload-url",
+                json={"fileName": "a.mp3", "contentType": "audio/mpeg", "size": 9})
+        refused(private.client(), "POST", "/api/auth/login", json={"email": user.email, "password": user.password})
+        told_down(private.client(), "redis")
+        still_healthy(private.client())
+    wait_until(lambda: user.client.get("/api/auth/me").status == 200, 15, "Redis to be used again")
+    private.wait_ready()
+
+
+@pytest.mark.parametrize("how", DOWN)
+def test_without_postgresql_reads_and_writes_are_refused_and_all_comes_back(private, user, api_pids, how):
+    with getattr(private, how)("postgres"):
+        still_healthy(private.client())
+        refused(user.client, "GET", "/api/auth/me")
+        refused(user.client, "POST", "/api/audio/upload-url",
+                json={"fileName": "a.mp3", "contentType": "audio/mpeg", "size": 9})
+        assert user.client.get("/api/auth/sessions", expect=200).seconds < 2, "sessions need Redis only"
+        told_down(private.client(), "postgres")
+        still_healthy(private.client())
+    wait_until(lambda: user.client.get("/api/auth/me").status == 200, 30, "PostgreSQL to be used again")
+    assert user.client.get("/api/audio", expect=200).json["items"][0]["id"] == user.pending["fileId"]
+    private.wait_ready()
+
+
+@pytest.mark.parametrize("how", DOWN)
+def test_without_s3_everything_else_goes_on_and_uploads_wait(private, user, api_pids, how):
+    with getattr(private, how)("s3"):
+        still_healthy(private.client())
+        user.client.get("/api/auth/me", expect=200)
+        audio.begin_upload(user.client, "b.mp3", b"x")
+        refused(user.client, "POST", "/api/audio/complete-upload", json={"key": user.pending["key"]})
+        told_down(private.client(), "s3")
+    done = wait_until(lambda: (r := audio.complete(user.client, user.pending["key"])).status == 201 and r, 20,
+                      "S3 to be used again")
+    assert done.json["status"] == "verified"
+    private.wait_ready()
+
+
+@pytest.mark.parametrize("program,path", [("postgres", "/api/auth/me"), ("redis", "/api/auth/me"), ("s3", None)])
+def test_a_dependency_that_hangs_takes_no_threads_from_routes_that_do_without_it(private, user, program, path):
+    """More requests than there are threads hang; health and what needs another dependency go on."""
+    threads = int(private.env.get("API_PROCESSES", "2")) * int(private.env.get("API_THREADS", "16"))
+
+    def hang(_):
+        client = private.client(token=user.client.token)
+        if path:
+            return client.get(path, checked=False, timeout=60).status
+        return client.post("/api/audio/complete-upload", {"key": user.pending["key"]}, checked=False, timeout=60).status
+    with concurrent.futures.ThreadPoolExecutor(threads + 8) as pool:
+        with private.frozen(program):
+            hanging = [pool.submit(hang, n) for n in range(threads + 8)]
+            for _ in range(5):
+                assert private.client().get("/api/system/health", expect=200, timeout=60).seconds < 3
+        statuses = {f.result() for f in hanging}
+    assert statuses <= {200, 201, 503, 429, 409}, statuses
+    wait_until(lambda: user.client.get("/api/auth/me").status == 200, 30, "everything to be back")
+
+
+def test_a_job_waits_for_s3_and_is_done_when_it_is_back(private):
+    account = private.user()
+    file = audio.upload(account.client, "a.mp3", tracks.short_mp3())
+    with private.stopped("s3"):
+        job = account.client.post("/api/audio/waveform", {"fileId": file["id"]}, expect=202).json["jobId"]
+        wait_until(lambda: account.client.get(f"/api/jobs/{job}").json["status"] == "processing", 10, "a try")
+    assert audio.wait_job(account.client, job)["status"] == "completed"
+
+
+def test_a_job_is_promised_without_the_worker_and_done_when_it_is_there(private):
+    account = private.user()
+    file = audio.upload(account.client, "a.mp3", tracks.short_mp3())
+    with private.stopped("worker"):
+        job = account.client.post("/api/audio/waveform", {"fileId": file["id"]}, expect=202).json["jobId"]
+        assert account.client.get(f"/api/jobs/{job}").json["status"] == "queued"
+    assert audio.wait_job(account.client, job)["status"] == "completed"
+
+
+def test_a_job_that_redis_forgot_is_put_back(private):
+    account = private.user()
+    file = audio.upload(account.client, "a.mp3", tracks.short_mp3())
+    with private.stopped("worker"):
+        job = account.client.post("/api/audio/waveform", {"fileId": file["id"]}, expect=202).json["jobId"]
+        connection = private.redis()
+        for key in connection.scan_iter(match="*{audio}*", count=1000):
+            connection.delete(key)
+    assert audio.wait_job(account.client, job)["status"] == "completed"
