@@ -320,6 +320,7 @@ enum err http_do(struct scope *sc, struct arena *arena, const struct http_reques
     set_limits(c, request, left_ms);
     curl_easy_setopt(c, CURLOPT_URL, request->url);
     curl_easy_setopt(c, CURLOPT_PATH_AS_IS, 1L);
+    curl_easy_setopt(c, CURLOPT_FRESH_CONNECT, request->is_once ? 1L : 0L);
     curl_easy_setopt(c, CURLOPT_HTTPHEADER, header_list(arena, request));
     curl_easy_setopt(c, CURLOPT_HEADERFUNCTION, on_header);
     curl_easy_setopt(c, CURLOPT_HEADERDATA, &x);

@@ -34,8 +34,11 @@ struct http_request {
     size_t body_len;
     int64_t connect_timeout_ms;
     int64_t timeout_ms; /* of the whole exchange; the scope's deadline holds too */
-    void *buffer;       /* takes the body of a 2xx reply; NULL: the arena does */
-    size_t body_max;    /* size of the buffer, or most bytes in the arena */
+    /* Send at most once: on a fresh connection. libcurl by itself repeats a request (of any method)
+     * whose kept connection ends before the reply begins; the server may have done it already. */
+    bool is_once;
+    void *buffer;    /* takes the body of a 2xx reply; NULL: the arena does */
+    size_t body_max; /* size of the buffer, or most bytes in the arena */
 };
 
 /* What came back. */

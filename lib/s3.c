@@ -43,6 +43,7 @@ struct call {
     int also_ok;       /* a further status that is no failure */
     bool is_absent_ok; /* 404 is no failure */
     bool is_document;  /* a 200 may carry an error document: look */
+    bool is_once;      /* it must be known whether a try was sent */
     struct http_response reply;
     struct s3_verdict verdict; /* of the last try */
     bool may_be_done;          /* an earlier try may have had its effect */
@@ -122,6 +123,7 @@ static enum err exchange(struct call *c, const char *payload_hash)
                               .body_len = c->body_len,
                               .connect_timeout_ms = c->cfg->s3_connect_timeout_ms,
                               .timeout_ms = c->timeout_ms,
+                              .is_once = c->is_once,
                               .buffer = c->buffer,
                               .body_max = c->reply_max};
     struct sigv4_signed sig;
@@ -480,6 +482,7 @@ enum err s3_multipart_complete(struct scope *sc, const char *key, const char *up
     c.body = body.data;
     c.body_len = body.len;
     c.is_document = true;
+    c.is_once = true;
     e = call_run(&c);
     if (e == ERR_NOT_FOUND && c.verdict.is_no_upload && c.may_be_done) {
         e = settle_complete(sc, key, parts, n);
