@@ -53,6 +53,7 @@ build: $(PROGRAMS) ## build all programs into build/bin
 GEN_HEADERS :=
 -include deploy/gen.mk
 -include deploy/stack.mk
+-include deploy/quality.mk
 
 $(B)/bin/maxbooster-api: $(call obj,$(API_SRC)) $(GEN_API_OBJ) $(B)/lib.a
 	$(call say,LINK,$@)

@@ -1,0 +1,63 @@
+# Tests of fcgi/ and workers/, sanitizers, fuzzing, lint and static analysis.
+
+FUZZ_SECONDS ?= 20
+ANALYZE_JOBS ?= 2
+
+# Tests link archives, so that a test that defines a function itself (a fake) gets its own.
+$(B)/api.a: $(call obj,$(filter-out fcgi/main.c,$(API_SRC))) $(GEN_API_OBJ)
+	$(call say,AR,$@)
+	$(Q)rm -f $@ && ar rcs $@ $^
+$(B)/test/fcgi/%: $(B)/obj/fcgi/%.o $(B)/api.a $(B)/lib.a
+	$(call say,LINK,$@)
+	$(Q)mkdir -p $(@D) && $(CC) $(ALL_LDFLAGS) -o $@ $^ -lcmocka $(LIBS_API) $(LIBS_LIB)
+
+# Fuzzers are built by clang with libFuzzer, ASan and UBSan, into a folder of their own.
+FUZZERS := $(patsubst %.c,$(B)/fuzz/%,$(FUZZ_SRC))
+FUZZ_LINK = mkdir -p $(@D) && $(CC) $(ALL_LDFLAGS) -fsanitize=fuzzer -o $@
+$(B)/media.a: $(call obj,$(filter-out workers/media/main.c,$(MEDIA_SRC)))
+	$(Q)rm -f $@ && ar rcs $@ $^
+$(B)/fuzz/lib/%: $(B)/obj/lib/%.o $(B)/lib.a
+	$(call say,LINK,$@)
+	$(Q)$(FUZZ_LINK) $^ $(LIBS_LIB)
+$(B)/fuzz/fcgi/%: $(B)/obj/fcgi/%.o $(B)/api.a $(B)/lib.a
+	$(call say,LINK,$@)
+	$(Q)$(FUZZ_LINK) $^ $(LIBS_API) $(LIBS_LIB)
+$(B)/fuzz/workers/media/%: $(B)/obj/workers/media/%.o $(B)/media.a $(B)/lib.a
+	$(call say,LINK,$@)
+	$(Q)$(FUZZ_LINK) $^ $(LIBS_MEDIA) $(LIBS_LIB)
+
+.PHONY: fuzz fuzzers run-fuzzers sanitize lint docs analyze
+fuzz: ## bounded fuzzing, FUZZ_SECONDS (20) for each target
+	@$(MAKE) --no-print-directory CC=clang-14 SAN=address B=$(B)/fuzzing \
+		CFLAGS='-O1 -g -fsanitize=fuzzer-no-link' run-fuzzers
+fuzzers: $(FUZZERS)
+run-fuzzers: fuzzers
+	@deploy/run-fuzzers $(FUZZ_SECONDS) $(B) $(FUZZERS)
+
+sanitize: ## unit tests under ASan+UBSan and under TSan
+	@$(MAKE) --no-print-directory SAN=address B=$(B)/address unit
+	@$(MAKE) --no-print-directory SAN=thread B=$(B)/thread unit
+
+# Pages and files that tables generate; committed, and compared by lint.
+API_X = $(B)/bin/maxbooster-api -x
+docs: $(B)/bin/maxbooster-api ## write the generated pages of docs/ and .env.example
+	$(Q)$(API_X) config-docs >docs/config.md
+	$(Q)$(API_X) env-example >.env.example
+	$(Q)$(API_X) errors-docs >docs/errors.md
+	$(Q)$(API_X) metrics-docs >docs/metrics.md
+	$(Q)$(PYTHON) tools/gen_routes.py fcgi/routes.gperf --docs >docs/routes.md
+
+lint: $(B)/bin/maxbooster-api ## formatter, linters, generated pages, house rules
+	@$(PYTHON) tools/check_tree.py --api $(B)/bin/maxbooster-api
+
+ANALYZED := $(filter-out lib/test_% lib/fuzz_%,$(wildcard lib/*.c fcgi/*.c handlers/*.c))
+analyze: $(GEN_HEADERS) ## clang-tidy, cppcheck and gcc -fanalyzer
+	$(call say,TIDY,lib fcgi handlers)
+	$(Q)printf '%s\n' $(ANALYZED) | xargs -P $(ANALYZE_JOBS) -n 4 clang-tidy-14 --quiet \
+		--warnings-as-errors='*' -- $(CSTD) -I. -I$(B)/gen -include lib/banned.h 2>/dev/null
+	$(call say,CHECK,cppcheck)
+	$(Q)cppcheck --quiet --error-exitcode=1 --enable=warning,portability --inline-suppr --std=c11 \
+		--suppressions-list=.cppcheck -I. -I$(B)/gen -j $(ANALYZE_JOBS) $(ANALYZED)
+	$(call say,GCC,-fanalyzer)
+	$(Q)printf '%s\n' $(ANALYZED) | xargs -P $(ANALYZE_JOBS) -I{} $(CC) $(CSTD) -O1 -I. -I$(B)/gen \
+		-include lib/banned.h -fanalyzer -Werror -c -o /dev/null {}
