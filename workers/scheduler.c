@@ -1,0 +1,260 @@
+/* maxbooster-scheduler: a round every SCHEDULER_TICK_MS, as long as it leads. */
+#include "workers/scheduler.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include "lib/clock.h"
+#include "lib/config.h"
+#include "lib/crypto.h"
+#include "lib/log.h"
+#include "lib/pg.h"
+#include "lib/redis.h"
+#include "lib/str.h"
+
+enum {
+    EXIT_CONFIG = 78, /* EX_CONFIG */
+    ARENA_BYTES = 8 << 20,
+    CALL_LIMIT_MS = 5000,
+    LOCK_TTL_MS = 5000,
+    LOCK_FRESH_MS = 500,
+    TEND_CALLS_MAX = 50,
+    QUEUES_MAX = 16
+};
+
+#define LOCK_KEY "lock:{scheduler}"
+
+/* KEYS lock, number of leaders so far; ARGV holder, ttl_ms. Reply: 0 another leads, else that
+ * number. */
+static struct redis_script lead_script = {.name = "scheduler_lead",
+                                          .source =
+                                              "local holder = redis.call('GET', KEYS[1])\n"
+                                              "if holder == ARGV[1] then\n"
+                                              "redis.call('PEXPIRE', KEYS[1], ARGV[2])\n"
+                                              "return tonumber(redis.call('GET', KEYS[2]) or 0)\n"
+                                              "end\n"
+                                              "if holder then return 0 end\n"
+                                              "redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])\n"
+                                              "return redis.call('INCR', KEYS[2])\n"};
+
+static struct redis_script leave_script = {
+    .name = "scheduler_leave",
+    .source = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end\n"
+              "return 1\n"};
+
+/* One thread: no locks. */
+static struct {
+    char id[33];
+    int64_t renewed_mono_ms; /* start of the last good renewal */
+    int64_t fence;           /* 0: we do not lead */
+} lead;
+
+static struct {
+    char epoch[QUEUE_EPOCH_SIZE];
+    int64_t lost_mono_ms; /* 0: never */
+} seen[QUEUES_MAX];
+
+static sigset_t signals;
+
+static void resign(const char *why)
+{
+    if (lead.fence != 0) {
+        log_event(LOG_WARN, "scheduler.lead", "no longer leading: %s", why);
+    }
+    lead.fence = 0;
+}
+
+bool lead_keep(struct arena *arena)
+{
+    struct redis_args keys = {0}, args = {0};
+    struct redis_reply reply;
+    struct scope sc;
+    int64_t now = clock_mono_ms();
+    enum err e;
+
+    if (lead.fence != 0 && now - lead.renewed_mono_ms < LOCK_FRESH_MS) {
+        return true;
+    }
+    scope_init(&sc, arena, CALL_LIMIT_MS);
+    redis_arg(&keys, LOCK_KEY);
+    redis_arg(&keys, LOCK_KEY ":fence");
+    redis_arg(&args, lead.id);
+    redis_arg_i64(&sc, &args, LOCK_TTL_MS);
+    e = redis_eval(&sc, &lead_script, &keys, &args, &reply);
+    if (e != OK && lead.fence != 0 && now - lead.renewed_mono_ms < LOCK_TTL_MS) {
+        return true;
+    }
+    if (e != OK || reply.kind != REDIS_INT || reply.integer == 0) {
+        resign(e == OK ? "another does" : sc.cause == NULL ? "" : sc.cause);
+        return false;
+    }
+    if (lead.fence != reply.integer) {
+        log_event(LOG_INFO, "scheduler.lead", "leading, as number %lld", (long long)reply.integer);
+    }
+    lead.fence = reply.integer;
+    lead.renewed_mono_ms = now;
+    return true;
+}
+
+void lead_leave(struct arena *arena)
+{
+    struct redis_args keys = {0}, args = {0};
+    struct redis_reply reply;
+    struct scope sc;
+
+    if (lead.fence != 0) {
+        scope_init(&sc, arena, CALL_LIMIT_MS);
+        redis_arg(&keys, LOCK_KEY);
+        redis_arg(&args, lead.id);
+        (void)!redis_eval(&sc, &leave_script, &keys, &args, &reply);
+    }
+}
+
+bool scheduler_stopping(void)
+{
+    sigset_t pending;
+
+    return sigpending(&pending) == 0 &&
+           (sigismember(&pending, SIGTERM) == 1 || sigismember(&pending, SIGINT) == 1);
+}
+
+static void note_epoch(size_t i, const char *queue, const char *epoch)
+{
+    if (strcmp(seen[i].epoch, epoch) != 0) {
+        /* Also at the start: what happened before is not known. */
+        seen[i].lost_mono_ms = clock_mono_ms();
+        memcpy(seen[i].epoch, epoch, sizeof(seen[i].epoch));
+        log_event(LOG_INFO, "scheduler.epoch", "queue %s is of epoch %s", queue, epoch);
+    }
+}
+
+static void tend(struct arena *arena, size_t i, const char *queue)
+{
+    const struct queue_want want = {.queue = queue, .worker = "scheduler"};
+    int64_t n_promoted = 0, n_recovered = 0;
+    struct queue_got got = {.more_due = true};
+    int calls;
+
+    for (calls = 0; got.more_due && calls < TEND_CALLS_MAX; calls++) {
+        struct scope sc;
+
+        arena_reset(arena);
+        scope_init(&sc, arena, CALL_LIMIT_MS);
+        if (queue_fetch(&sc, &want, &got) != OK) {
+            log_event(LOG_WARN, "scheduler.tend", "%s", sc.cause == NULL ? "" : sc.cause);
+            return;
+        }
+        note_epoch(i, queue, got.epoch);
+        n_promoted += got.n_promoted;
+        n_recovered += got.n_recovered;
+    }
+    if (n_recovered > 0) {
+        log_event(LOG_WARN, "scheduler.recovered", "%lld jobs of queue %s had lost their worker",
+                  (long long)n_recovered, queue);
+    }
+}
+
+void queues_tend(struct arena *arena)
+{
+    size_t n, i;
+    const char *const *queues = queue_names(&n);
+
+    for (i = 0; i < n && i < QUEUES_MAX; i++) {
+        tend(arena, i, queues[i]);
+    }
+}
+
+int64_t queues_lost_ms(const char *queue)
+{
+    size_t n, i;
+    const char *const *queues = queue_names(&n);
+
+    for (i = 0; i < n && i < QUEUES_MAX; i++) {
+        if (strcmp(queues[i], queue) == 0 && seen[i].lost_mono_ms != 0) {
+            return clock_mono_ms() - seen[i].lost_mono_ms;
+        }
+    }
+    return -1;
+}
+
+static void reload(void)
+{
+    char *faults = NULL;
+    size_t len = 0;
+    FILE *out = open_memstream(&faults, &len);
+    bool is_good = out != NULL && config_reload(out);
+
+    if (out != NULL) {
+        fclose(out);
+    }
+    log_event(is_good ? LOG_INFO : LOG_ERROR, "config.reload", "%s",
+              is_good          ? "the configuration was read again"
+              : faults == NULL ? ""
+                               : faults);
+    free(faults);
+}
+
+/* Wait a tick; false: the process is to end. */
+static bool wait_tick(void)
+{
+    int64_t ms = config()->scheduler_tick_ms;
+    const struct timespec tick = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000};
+    int number = sigtimedwait(&signals, NULL, &tick);
+
+    if (number == SIGHUP) {
+        reload();
+    }
+    return number != SIGTERM && number != SIGINT;
+}
+
+static void run(void)
+{
+    struct arena *arena = arena_open(ARENA_BYTES);
+
+    do {
+        arena_reset(arena);
+        if (lead_keep(arena)) {
+            queues_tend(arena);
+            putback_round(arena);
+            sweep_round(arena);
+        }
+    } while (wait_tick());
+    arena_reset(arena);
+    lead_leave(arena);
+    redis_thread_done();
+    arena_close(&arena);
+}
+
+int main(void)
+{
+    uint8_t random[16];
+
+    log_open("scheduler");
+    if (!config_load(stderr)) {
+        return EXIT_CONFIG;
+    }
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGTERM);
+    sigaddset(&signals, SIGINT);
+    sigaddset(&signals, SIGHUP);
+    sigprocmask(SIG_BLOCK, &signals, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    if (getenv("SUPERVISOR_ENABLED") != NULL) {
+        prctl(PR_SET_PDEATHSIG, SIGTERM);
+        if (getppid() == 1) {
+            return EXIT_FAILURE;
+        }
+    }
+    crypto_open();
+    crypto_random(random, sizeof(random));
+    hex_encode(random, sizeof(random), lead.id);
+    pg_open();
+    log_event(LOG_INFO, "start", "a round every %lld ms", (long long)config()->scheduler_tick_ms);
+    run();
+    pg_close();
+    log_event(LOG_INFO, "stopped", "done");
+    return EXIT_SUCCESS;
+}

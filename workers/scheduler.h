@@ -1,0 +1,41 @@
+/* The scheduler: what must happen although nobody asks. Private to workers/scheduler*.c; one
+ * thread.
+ *
+ * Any number run and one leads: the holder of a lock in Redis, with a number that grows by each
+ * change of leader. All that a leader does is idempotent or conditional, so two of them for a
+ * moment do no harm. */
+#ifndef WORKERS_SCHEDULER_H
+#define WORKERS_SCHEDULER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "lib/queue.h"
+#include "lib/scope.h"
+
+/* Do we lead? Takes or renews the lock where its last renewal is not fresh; false also while
+ * Redis is away and the lock has run out. Call it before each piece of work. Blocks as redis.h
+ * says. */
+bool lead_keep(struct arena *arena);
+
+/* Give the lock up, so that another leads at once. */
+void lead_leave(struct arena *arena);
+
+/* Is the process to end? */
+bool scheduler_stopping(void);
+
+/* Promote what is due and recover expired leases in every queue; learn of queues that Redis has
+ * lost. */
+void queues_tend(struct arena *arena);
+
+/* Has Redis lost the queue lately, and how long ago was that seen? -1: no. */
+int64_t queues_lost_ms(const char *queue);
+
+/* Push rows that their queue does not know: a bounded number of each shard, going round. Faster
+ * after a loss. */
+void putback_round(struct arena *arena);
+
+/* All sweeps, once SWEEP_INTERVAL_S has passed since the last. */
+void sweep_round(struct arena *arena);
+
+#endif

@@ -1,0 +1,277 @@
+/* Sweeps: rows and objects that nobody will ask for again. Each is bounded, idempotent, and told
+ * in the log where it found something. Rows go last, so that a sweep that dies half-way finds
+ * its work again. */
+#include <string.h>
+
+#include "lib/clock.h"
+#include "lib/config.h"
+#include "lib/log.h"
+#include "lib/pg.h"
+#include "lib/s3.h"
+#include "lib/shape.h"
+#include "queries.h"
+#include "workers/scheduler.h"
+
+enum {
+    BATCH = 100,
+    BATCHES_MAX = 20,                  /* of one sweep, shard and round */
+    PAGES_MAX = 20,                    /* of temp/ in one round, 1000 keys each */
+    LIMIT_MS = 60000,                  /* of one batch */
+    IDEMPOTENCY_TTL_MS = 24 * 3600000, /* the time that the API promises */
+    RESERVATION_STALE_MS = 120000      /* longer than any request may take */
+};
+
+struct swept_file {
+    struct id id, user_id;
+    const char *key;
+};
+
+static const struct field swept_file_fields[] = {
+    F_ID(swept_file, id, "id", 0),
+    F_ID(swept_file, user_id, "userId", 0),
+    F_STR(swept_file, key, "key", 1, 512, 0),
+};
+static const struct shape shape_swept_file = SHAPE(swept_file, swept_file_fields);
+
+struct swept_upload {
+    struct id id, user_id;
+    const char *key, *s3_upload_id;
+};
+
+static const struct field swept_upload_fields[] = {
+    F_ID(swept_upload, id, "id", 0),
+    F_ID(swept_upload, user_id, "userId", 0),
+    F_STR(swept_upload, key, "key", 1, 512, 0),
+    F_STR(swept_upload, s3_upload_id, "s3UploadId", 1, 1024, 0),
+};
+static const struct shape shape_swept_upload = SHAPE(swept_upload, swept_upload_fields);
+
+struct reservation {
+    const char *email;
+    struct id user_id;
+};
+
+static const struct field reservation_fields[] = {
+    F_STR(reservation, email, "email", 1, 320, 0),
+    F_ID(reservation, user_id, "userId", 0),
+};
+static const struct shape shape_reservation = SHAPE(reservation, reservation_fields);
+
+struct found {
+    bool found;
+};
+
+static const struct field found_fields[] = {F_BOOL(found, found, "found", 0)};
+static const struct shape shape_found = SHAPE(found, found_fields);
+
+/* One batch of a sweep on a shard: *n_out rows were looked at, *n_done_out of them dealt with. */
+typedef enum err (*sweep_fn)(struct scope *sc, struct place place, int64_t *n_out,
+                             int64_t *n_done_out);
+
+static enum err delete_prefix(struct scope *sc, const char *prefix)
+{
+    struct s3_listed *items;
+    bool has_more = true;
+    size_t n, i;
+
+    while (has_more) {
+        TRY(s3_list(sc, prefix, "", &items, &n, &has_more));
+        for (i = 0; i < n; i++) {
+            TRY(s3_delete(sc, items[i].key));
+        }
+        has_more = has_more && n > 0;
+    }
+    return OK;
+}
+
+static enum err sweep_files(struct scope *sc, struct place place, int64_t *n_out,
+                            int64_t *n_done_out)
+{
+    int64_t before = clock_wall_ms() - config()->upload_ttl_s * 1000;
+    struct swept_file *files;
+    size_t n, i;
+
+    TRY(pg_many(sc, q_sweep_files(sc, place, before, BATCH), &shape_swept_file, &files, &n));
+    pg_release(sc);
+    *n_out = (int64_t)n;
+    for (i = 0; i < n; i++) {
+        struct swept_file *f = &files[i];
+
+        TRY(s3_delete(sc, f->key));
+        TRY(delete_prefix(sc,
+                          arena_printf(sc->arena, "waveforms/%s/%s/",
+                                       id_text(sc->arena, f->user_id), id_text(sc->arena, f->id))));
+        TRY(pg_exec(sc, q_sweep_file_drop(sc, f->user_id, f->id), NULL));
+        pg_release(sc);
+        ++*n_done_out;
+    }
+    return OK;
+}
+
+static enum err sweep_uploads(struct scope *sc, struct place place, int64_t *n_out,
+                              int64_t *n_done_out)
+{
+    struct swept_upload *uploads;
+    size_t n, i;
+
+    TRY(pg_many(sc, q_uploads_expired(sc, place, BATCH), &shape_swept_upload, &uploads, &n));
+    pg_release(sc);
+    *n_out = (int64_t)n;
+    for (i = 0; i < n; i++) {
+        struct swept_upload *u = &uploads[i];
+        enum err e;
+
+        TRY(s3_multipart_abort(sc, u->key, u->s3_upload_id));
+        e = pg_exec(sc, q_uploads_abort(sc, u->user_id, u->id), NULL);
+        TRY(e);
+        pg_release(sc);
+        ++*n_done_out;
+    }
+    return OK;
+}
+
+static enum err sweep_resets(struct scope *sc, struct place place, int64_t *n_out,
+                             int64_t *n_done_out)
+{
+    TRY(pg_exec(sc, q_password_resets_sweep(sc, place, BATCH), n_out));
+    *n_done_out += *n_out;
+    return OK;
+}
+
+static enum err sweep_idempotency(struct scope *sc, struct place place, int64_t *n_out,
+                                  int64_t *n_done_out)
+{
+    TRY(pg_exec(sc, q_idempotency_sweep(sc, place, IDEMPOTENCY_TTL_MS, BATCH), n_out));
+    *n_done_out += *n_out;
+    return OK;
+}
+
+/* A registration that died between its steps: the user's row decides. */
+static enum err sweep_reservations(struct scope *sc, struct place place, int64_t *n_out,
+                                   int64_t *n_done_out)
+{
+    struct reservation *list;
+    struct found user;
+    size_t n, i;
+
+    TRY(pg_many(sc, q_emails_stale(sc, place, RESERVATION_STALE_MS, BATCH), &shape_reservation,
+                &list, &n));
+    pg_release(sc);
+    *n_out = (int64_t)n;
+    for (i = 0; i < n; i++) {
+        struct reservation *r = &list[i];
+
+        TRY(pg_one(sc, q_sweep_users_exists(sc, r->user_id), &shape_found, &user));
+        pg_release(sc);
+        TRY(pg_exec(sc,
+                    user.found ? q_emails_activate(sc, place, r->email, r->user_id)
+                               : q_emails_release(sc, place, r->email, r->user_id),
+                    NULL));
+        pg_release(sc);
+        ++*n_done_out;
+    }
+    return OK;
+}
+
+static const struct {
+    const char *name;
+    sweep_fn fn;
+} sweeps[] = {
+    {"uploads", sweep_uploads}, /* before files: an open upload keeps its file */
+    {"files", sweep_files},
+    {"password_resets", sweep_resets},
+    {"idempotency", sweep_idempotency},
+    {"reservations", sweep_reservations},
+};
+
+static void tell(const char *name, int shard, int64_t n_done, enum err e, const struct scope *sc)
+{
+    struct log_line l;
+
+    if (n_done == 0 && e == OK) {
+        return;
+    }
+    log_begin(&l, e == OK ? LOG_INFO : LOG_WARN, "scheduler.sweep");
+    log_str(&l, "sweep", name);
+    if (shard >= 0) {
+        log_i64(&l, "shard", shard);
+    }
+    log_i64(&l, "swept", n_done);
+    if (e != OK) {
+        log_str(&l, "code", err_info(e)->code);
+        log_str(&l, "cause", sc->cause);
+    }
+    log_end(&l);
+}
+
+static void sweep_shard(struct arena *arena, int shard)
+{
+    size_t i;
+    int batch;
+
+    for (i = 0; i < ARRAY_LEN(sweeps); i++) {
+        int64_t n = BATCH, n_done = 0;
+        struct scope sc;
+        enum err e = OK;
+
+        scope_init(&sc, arena, LIMIT_MS);
+        for (batch = 0; batch < BATCHES_MAX && e == OK && n >= BATCH && lead_keep(arena) &&
+                        !scheduler_stopping();
+             batch++) {
+            arena_reset(arena);
+            scope_init(&sc, arena, LIMIT_MS);
+            e = sweeps[i].fn(&sc, pg_place_on_shard(shard), &n, &n_done);
+            pg_release(&sc);
+        }
+        tell(sweeps[i].name, shard, n_done, e, &sc);
+        scope_done(&sc);
+    }
+}
+
+/* Objects under temp/ by age; the position is kept from round to round. */
+static void sweep_temp(struct arena *arena)
+{
+    static char after[600];
+    int64_t before = clock_wall_ms() - config()->temp_ttl_s * 1000, n_done = 0;
+    struct s3_listed *items;
+    bool has_more = true;
+    struct scope sc;
+    enum err e = OK;
+    size_t n, i;
+    int page;
+
+    for (page = 0; page < PAGES_MAX && e == OK && has_more && lead_keep(arena); page++) {
+        arena_reset(arena);
+        scope_init(&sc, arena, LIMIT_MS);
+        e = s3_list(&sc, "temp/", after, &items, &n, &has_more);
+        for (i = 0; i < n && e == OK && !scheduler_stopping(); i++) {
+            if (items[i].modified_ms < before) {
+                e = s3_delete(&sc, items[i].key);
+                n_done += e == OK;
+            }
+        }
+        has_more = has_more && e == OK && n > 0 && strlen(items[n - 1].key) < sizeof(after);
+        snprintf(after, sizeof(after), "%s", has_more ? items[n - 1].key : "");
+        if (e != OK || !has_more || page + 1 == PAGES_MAX) {
+            tell("temp", -1, n_done, e, &sc);
+        }
+        scope_done(&sc);
+    }
+}
+
+void sweep_round(struct arena *arena)
+{
+    static int64_t next_mono_ms;
+    int shard;
+
+    if (clock_mono_ms() < next_mono_ms) {
+        return;
+    }
+    for (shard = 0; shard < pg_shard_count() && !scheduler_stopping(); shard++) {
+        sweep_shard(arena, shard);
+    }
+    if (!scheduler_stopping()) {
+        sweep_temp(arena);
+    }
+    next_mono_ms = clock_mono_ms() + config()->sweep_interval_s * 1000;
+}
