@@ -49,7 +49,7 @@ def authenticate(_server, _session, _envelope, mechanism, data):
     """One account."""
     ok = (mechanism in ("LOGIN", "PLAIN") and isinstance(data, LoginPassword)
           and data.login == b"us/er" and data.password == b"pass word")
-    return AuthResult(success=ok)
+    return AuthResult(success=ok, handled=False)
 
 
 class Server(Controller):

@@ -113,6 +113,31 @@ static enum err outcome(struct scope *sc, CURL *c, const struct upload *u, CURLc
     return scope_fail(sc, ERR_DEPENDENCY_UNAVAILABLE, "smtp: %ld: %s", reply, why);
 }
 
+static bool is_loopback(const char *host)
+{
+    return strcmp(host, "localhost") == 0 || has_prefix(host, "127.") || strcmp(host, "[::1]") == 0;
+}
+
+/* STARTTLS where it is offered. But a password leaves this machine only under TLS: whoever sits on
+ * the way could take the offer away. */
+static long tls_level(const char *url)
+{
+    char *user = NULL, *host = NULL;
+    CURLU *parts = curl_url();
+    long level = CURLUSESSL_ALL;
+
+    if (parts != NULL && curl_url_set(parts, CURLUPART_URL, url, 0) == CURLUE_OK &&
+        curl_url_get(parts, CURLUPART_HOST, &host, 0) == CURLUE_OK) {
+        bool has_user = curl_url_get(parts, CURLUPART_USER, &user, 0) == CURLUE_OK;
+
+        level = has_user && !is_loopback(host) ? CURLUSESSL_ALL : CURLUSESSL_TRY;
+    }
+    curl_free(user);
+    curl_free(host);
+    curl_url_cleanup(parts);
+    return level;
+}
+
 static enum err perform(struct scope *sc, CURL *c, const char *url, const char *from,
                         struct curl_slist *to, struct upload *u, int64_t left_ms)
 {
@@ -124,7 +149,7 @@ static enum err perform(struct scope *sc, CURL *c, const char *url, const char *
     curl_easy_setopt(c, CURLOPT_TIMEOUT_MS, (long)left_ms);
     curl_easy_setopt(c, CURLOPT_SERVER_RESPONSE_TIMEOUT, (long)(left_ms / 1000 + 1));
     curl_easy_setopt(c, CURLOPT_URL, url);
-    curl_easy_setopt(c, CURLOPT_USE_SSL, (long)CURLUSESSL_TRY);
+    curl_easy_setopt(c, CURLOPT_USE_SSL, tls_level(url));
     curl_easy_setopt(c, CURLOPT_MAIL_FROM, from);
     curl_easy_setopt(c, CURLOPT_MAIL_RCPT, to);
     curl_easy_setopt(c, CURLOPT_UPLOAD, 1L);
