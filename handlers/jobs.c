@@ -37,10 +37,6 @@ static const struct field job_fields[] = {
 };
 static const struct shape shape_job = SHAPE(job_row, job_fields);
 
-/* What is wanted of a row just inserted. */
-static const struct shape shape_job_id = {
-    .name = "job", .size = sizeof(struct job_row), .fields = job_fields, .n_fields = 1};
-
 /* Keys that a result of this user's job may show; whatever a stored result says, no other one is
  * signed. */
 struct result_view {
@@ -184,12 +180,11 @@ enum err jobs_accept(struct req *r, enum job_kind kind, const char *payload)
     const char *path = arena_printf(sc->arena, "/api/jobs/%s", id_text(sc->arena, id));
     const char *trace = sc->traceparent[0] != '\0' ? sc->traceparent : NULL;
     struct strbuf json = req_json(r);
-    struct job_row job;
 
     TRY(req_transaction(r));
-    TRY(pg_one(sc,
-               q_jobs_insert(sc, id, req_user(r), job_type(kind)->name, payload, trace, ABSENT_I64),
-               &shape_job_id, &job));
+    TRY(pg_exec(
+        sc, q_jobs_insert(sc, id, req_user(r), job_type(kind)->name, payload, trace, ABSENT_I64),
+        NULL));
     after_commit(r, push_job, kind, id);
     req_location(r, "%s", path);
     strbuf_printf(&json, "{\"jobId\":\"%s\",\"status\":\"processing\",\"statusUrl\":\"%s\"}",

@@ -467,7 +467,7 @@ enum err h_uploads_delete(struct req *r)
 {
     struct scope *sc = req_scope(r);
     struct upload upload;
-    enum err e;
+    int64_t n_aborted;
 
     TRY(find_upload(r, &upload));
     TRY(req_if_match(r, upload.version));
@@ -480,11 +480,10 @@ enum err h_uploads_delete(struct req *r)
          * the sweep */
         TRY(s3_multipart_abort(sc, upload.key, upload.s3_upload_id));
         TRY(req_transaction(r));
-        e = pg_one(sc, q_uploads_abort(sc, req_user(r), upload.id), &shape_upload_row, &upload);
-        if (e == ERR_NOT_FOUND) {
+        TRY(pg_exec(sc, q_uploads_abort(sc, req_user(r), upload.id), &n_aborted));
+        if (n_aborted == 0) {
             return ended_meanwhile(r);
         }
-        TRY(e);
         TRY(pg_exec(sc, q_audio_delete(sc, req_user(r), upload.file_id), NULL));
     }
     return req_reply_empty(r, 204);

@@ -1,7 +1,7 @@
 -- Audio files, on their owner's shard. pending -> uploaded -> verified | rejected; every step is
 -- one conditional UPDATE, so that two callers cannot both take it.
 
--- set: audio_columns id, user_id, key, status, origin, file_name, content_type, size_bytes, etag,
+-- set: audio_columns id, key, status, origin, file_name, content_type, size_bytes, etag,
 --   sha256, container, codec, duration_ms, sample_rate, channels, bit_depth, bit_rate, analysis,
 --   rejection, version, created_at, updated_at
 

@@ -6,23 +6,22 @@
 --   error, traceparent, run_at, created_at, started_at, finished_at, updated_at
 
 -- What an owner sees: his jobs without the mails sent to him. A job has no version column: it changes
--- whenever updated_at does.
+-- whenever updated_at or progress does.
 -- set: owner_columns id, type, status, progress, attempts, result, error, created_at, started_at,
---   finished_at, (extract(epoch FROM updated_at) * 1000000)::bigint AS version
+--   finished_at, (extract(epoch FROM updated_at) * 1000000)::bigint + progress AS version
 
--- name: jobs_insert :one
+-- name: jobs_insert :exec
 -- shard: id
 -- args: id uuid, user_id uuid?, type text, payload jsonb, traceparent text, run_at timestamptz
 -- A promised job (absent run_at: due now).
 INSERT INTO jobs (id, user_id, type, payload, traceparent, run_at)
-VALUES ($1, $2, $3, $4, $5, coalesce($6, now()))
-RETURNING :job_columns;
+VALUES ($1, $2, $3, $4, $5, coalesce($6, now()));
 
--- name: jobs_by_id :one
+-- name: jobs_state :one
 -- shard: id
 -- args: id uuid
--- A job, whoever owns it; for workers and the scheduler.
-SELECT :job_columns FROM jobs WHERE id = $1;
+-- Where a job stands, whoever owns it.
+SELECT status, fence FROM jobs WHERE id = $1;
 
 -- name: jobs_by_owner :one
 -- shard: user_id
@@ -51,7 +50,7 @@ WITH page AS (
 )
 SELECT id, type, status, progress, attempts, CASE WHEN has_result THEN result END AS result, error,
        created_at, started_at, finished_at,
-       (extract(epoch FROM updated_at) * 1000000)::bigint AS version, has_result
+       (extract(epoch FROM updated_at) * 1000000)::bigint + progress AS version, has_result
 FROM summed
 ORDER BY id DESC;
 
@@ -76,7 +75,7 @@ SET status = 'processing', fence = fence + 1, started_at = coalesce(started_at, 
     stalled = stalled + (status = 'processing')::int,
     updated_at = now()
 WHERE id = $1 AND status IN ('queued', 'processing')
-RETURNING :job_columns;
+RETURNING id, user_id, type, payload, traceparent, attempts, stalled, fence, created_at;
 
 -- name: jobs_progress :exec
 -- shard: id

@@ -1,6 +1,6 @@
 -- Multipart uploads in the making, on their owner's shard. open -> completed | aborted.
 
--- set: upload_columns id, user_id, file_id, key, s3_upload_id, content_type, file_name, size_bytes,
+-- set: upload_columns id, file_id, key, s3_upload_id, content_type, file_name, size_bytes,
 --   part_bytes, (size_bytes + part_bytes - 1) / part_bytes AS part_count, status, version,
 --   created_at, updated_at, expires_at
 
@@ -28,19 +28,18 @@ UPDATE uploads SET status = 'completed', version = version + 1, updated_at = now
 WHERE id = $2 AND user_id = $1 AND status = 'open'
 RETURNING :upload_columns;
 
--- name: uploads_abort :one
+-- name: uploads_abort :exec
 -- shard: user_id
 -- args: user_id uuid, id uuid
--- The parts are dropped; not found: the upload was not open.
+-- The parts are dropped; no row: the upload was not open.
 UPDATE uploads SET status = 'aborted', version = version + 1, updated_at = now()
-WHERE id = $2 AND user_id = $1 AND status = 'open'
-RETURNING :upload_columns;
+WHERE id = $2 AND user_id = $1 AND status = 'open';
 
 -- name: uploads_expired :many
 -- shard: place
 -- args: max_rows bigint
 -- One shard's open uploads past their time, oldest first, for the sweep.
-SELECT :upload_columns
+SELECT id, user_id, key, s3_upload_id
 FROM uploads
 WHERE status = 'open' AND expires_at < now()
 ORDER BY expires_at, id
