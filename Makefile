@@ -24,7 +24,6 @@ ALL_LDFLAGS = -pie -Wl,-z,relro,-z,now -Wl,--as-needed $(SANFLAGS) -pthread
 
 LIBS_LIB := -lpq -lhiredis -ljson-c -lcurl -lexpat -lsodium -lm
 LIBS_API := -lfcgi
-LIBS_MEDIA := -lavformat -lavcodec -lavfilter -lavutil -lswresample -lseccomp -lpng -lz -lm
 
 not_tests = $(filter-out $(wildcard $(1)/test_*.c $(1)/fuzz_*.c),$(wildcard $(1)/*.c))
 LIB_SRC := $(call not_tests,lib)
@@ -54,6 +53,7 @@ GEN_HEADERS :=
 -include deploy/gen.mk
 -include deploy/stack.mk
 -include deploy/quality.mk
+-include workers/media/media.mk
 
 $(B)/bin/maxbooster-api: $(call obj,$(API_SRC)) $(GEN_API_OBJ) $(B)/lib.a
 	$(call say,LINK,$@)
@@ -64,9 +64,6 @@ $(B)/bin/maxbooster-worker: $(call obj,$(WORKER_SRC)) $(GEN_WORKER_OBJ) $(B)/lib
 $(B)/bin/maxbooster-scheduler: $(call obj,$(SCHEDULER_SRC)) $(B)/lib.a
 	$(call say,LINK,$@)
 	$(Q)mkdir -p $(@D) && $(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS_LIB)
-$(B)/bin/maxbooster-media: $(call obj,$(MEDIA_SRC)) $(B)/lib.a
-	$(call say,LINK,$@)
-	$(Q)mkdir -p $(@D) && $(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS_MEDIA) $(LIBS_LIB)
 $(B)/bin/maxboosterctl: $(call obj,$(CTL_SRC)) $(B)/lib.a
 	$(call say,LINK,$@)
 	$(Q)mkdir -p $(@D) && $(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS_LIB)
@@ -85,7 +82,7 @@ $(B)/obj/gen/%.o: $(B)/gen/%.c | $(GEN_HEADERS)
 # A unit test: one program per module, cmocka, no servers. It may name extra objects in <test>.mk.
 $(B)/test/%: $(B)/obj/%.o $(B)/lib.a
 	$(call say,LINK,$@)
-	$(Q)mkdir -p $(@D) && $(CC) $(ALL_LDFLAGS) -o $@ $(filter %.o,$^) $(B)/lib.a -lcmocka $(LIBS_MEDIA) $(LIBS_LIB)
+	$(Q)mkdir -p $(@D) && $(CC) $(ALL_LDFLAGS) -o $@ $(filter %.o,$^) $(B)/lib.a -lcmocka $(LIBS_LIB)
 
 .PHONY: unit
 unit: $(TESTS) ## unit tests only

@@ -331,7 +331,7 @@ static enum media_fault feed(struct input *in)
 static bool is_like(const AVFrame *a, const AVFrame *b)
 {
     return a->format == b->format && a->sample_rate == b->sample_rate &&
-           a->ch_layout.nb_channels == b->ch_layout.nb_channels;
+           av_channel_layout_compare(&a->ch_layout, &b->ch_layout) == 0;
 }
 
 /* A chained file may change its format on the way: bring the frame into the first one's. */
@@ -371,10 +371,10 @@ static enum media_fault accept_frame(struct input *in, const AVFrame **frame_out
     }
     in->silent_packets = 0;
     *frame_out = in->frame;
+    if (in->frame->ch_layout.order == AV_CHANNEL_ORDER_UNSPEC) {
+        av_channel_layout_default(&in->frame->ch_layout, in->frame->ch_layout.nb_channels);
+    }
     if (in->first == NULL) {
-        if (in->frame->ch_layout.order == AV_CHANNEL_ORDER_UNSPEC) {
-            av_channel_layout_default(&in->frame->ch_layout, in->frame->ch_layout.nb_channels);
-        }
         in->first = av_frame_clone(in->frame);
         if (in->first == NULL) {
             return MEDIA_FAULT_MEMORY;

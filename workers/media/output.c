@@ -1,0 +1,457 @@
+/* Muxers write a header, the audio, and in the end correct the header (sizes, counts, hash, seek table). Appending and correcting are
+ * two messages of the link; all corrections lie within the first MEDIA_REWRITABLE bytes, which the picture's bound sees to. */
+#include "workers/media/output.h"
+
+#include <libavutil/channel_layout.h>
+#include <libavutil/avstring.h>
+#include <libavutil/opt.h>
+
+#include "workers/media/cover.h"
+
+enum {
+    IO_BUFFER = 256 << 10,
+    COVER_BYTES_MAX = 3 << 20,   /* below MEDIA_REWRITABLE: an MP3's counts stand behind its picture */
+    TAG_VALUE_MAX = 16 << 10,
+    TAG_BYTES_MAX = 128 << 10,
+    RATE_MAX_LIBVORBIS = 192000,
+    WAV_BYTES_MAX = 0x7fff0000   /* beyond it the RF64 form, which counts in 64 bits */
+};
+
+struct output {
+    struct link *link;
+    uint32_t index;
+    int64_t position, size;
+    bool failed; /* a correction out of reach */
+    AVIOContext *io;
+    AVFormatContext *format;
+    AVCodecContext *codec;
+    AVStream *stream, *cover;
+    AVPacket *packet;
+    int64_t samples;
+};
+
+static const struct output_format formats[] = {
+    {"mp3", "mp3", "libmp3lame", true, true, 48000},
+    {"wav", "wav", NULL, false, false, 768000},
+    {"flac", "flac", "flac", false, true, 655350},
+    {"aac", "adts", "aac", true, false, 96000},
+    {"m4a", "ipod", "aac", true, true, 96000},
+    {"ogg", "ogg", "libvorbis", true, false, RATE_MAX_LIBVORBIS},
+    {"opus", "opus", "libopus", true, false, 48000},
+};
+
+const struct output_format *output_format_find(const char *name)
+{
+    size_t i;
+
+    for (i = 0; i < sizeof(formats) / sizeof(formats[0]); i++) {
+        if (strcmp(formats[i].name, name) == 0) {
+            return &formats[i];
+        }
+    }
+    return NULL;
+}
+
+const AVCodec *output_encoder(const struct output_format *format, int bit_depth)
+{
+    return avcodec_find_encoder_by_name(format->encoder != NULL ? format->encoder
+                                        : bit_depth == 16       ? "pcm_s16le"
+                                        : bit_depth == 24       ? "pcm_s24le"
+                                                                : "pcm_s32le");
+}
+
+int output_rate(const struct output_format *format, const AVCodec *encoder, int wanted)
+{
+    const int *rate = encoder->supported_samplerates;
+    int best = 0;
+
+    if (rate == NULL) {
+        return wanted < format->rate_max ? wanted : format->rate_max;
+    }
+    for (; *rate != 0; rate++) {
+        /* The smallest that is not below what is wanted, else the largest. */
+        if (best == 0 || (best < wanted && *rate > best) || (*rate >= wanted && *rate < best)) {
+            best = *rate;
+        }
+    }
+    return best;
+}
+
+bool output_layout(const AVCodec *encoder, int channels, const AVChannelLayout *like,
+                   AVChannelLayout *layout_out)
+{
+    const AVChannelLayout *l = encoder->ch_layouts, *same_count = NULL;
+
+    if (l == NULL) {
+        if (like->nb_channels == channels) {
+            return av_channel_layout_copy(layout_out, like) >= 0;
+        }
+        av_channel_layout_default(layout_out, channels);
+        return true;
+    }
+    for (; l->nb_channels != 0; l++) {
+        if (av_channel_layout_compare(l, like) == 0 && channels == like->nb_channels) {
+            return av_channel_layout_copy(layout_out, l) >= 0;
+        }
+        if (l->nb_channels == channels && same_count == NULL) {
+            same_count = l;
+        }
+    }
+    return same_count != NULL && av_channel_layout_copy(layout_out, same_count) >= 0;
+}
+
+static int out_write(void *opaque, uint8_t *data, int size)
+{
+    struct output *out = opaque;
+    int64_t over = out->size - out->position; /* so much of it replaces */
+    size_t len = (size_t)size, old = over <= 0 ? 0 : over < size ? (size_t)over : len;
+
+    if (old > 0) {
+        if (out->position + (int64_t)old > MEDIA_REWRITABLE) {
+            out->failed = true;
+            return AVERROR(EIO);
+        }
+        link_rewrite(out->link, out->index, out->position, data, old);
+    }
+    if (len > old) {
+        link_write(out->link, out->index, data + old, len - old);
+    }
+    out->position += size;
+    out->size = out->position > out->size ? out->position : out->size;
+    return size;
+}
+
+static int64_t out_seek(void *opaque, int64_t offset, int whence)
+{
+    struct output *out = opaque;
+
+    if (whence == AVSEEK_SIZE) {
+        return out->size;
+    }
+    offset += whence == SEEK_CUR ? out->position : whence == SEEK_END ? out->size : 0;
+    if (offset < 0 || offset > out->size) {
+        return AVERROR(EINVAL);
+    }
+    out->position = offset;
+    return offset;
+}
+
+/* ---- tags and picture ---- */
+
+static bool is_utf8(const char *text)
+{
+    const uint8_t *at = (const uint8_t *)text, *end = at + strlen(text);
+    int32_t code;
+
+    while (at < end) {
+        if (av_utf8_decode(&code, &at, end, 0) < 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool is_tag(const AVDictionaryEntry *tag)
+{
+    static const char *const technical[] = {"encoder", "major_brand", "minor_version",
+                                            "compatible_brands", "creation_time",
+                                            "handler_name", "vendor_id"};
+    size_t i;
+
+    for (i = 0; i < sizeof(technical) / sizeof(technical[0]); i++) {
+        if (strcasecmp(tag->key, technical[i]) == 0) {
+            return false;
+        }
+    }
+    return strlen(tag->key) <= 64 && strlen(tag->value) <= TAG_VALUE_MAX &&
+           is_utf8(tag->key) && is_utf8(tag->value);
+}
+
+static void copy_tags(AVDictionary **to, const AVDictionary *from, size_t *bytes)
+{
+    const AVDictionaryEntry *tag = NULL;
+
+    while ((tag = av_dict_get(from, "", tag, AV_DICT_IGNORE_SUFFIX)) != NULL) {
+        size_t len = strlen(tag->key) + strlen(tag->value);
+
+        if (is_tag(tag) && *bytes + len <= TAG_BYTES_MAX) {
+            *bytes += len;
+            (void)av_dict_set(to, tag->key, tag->value, AV_DICT_DONT_OVERWRITE);
+        }
+    }
+}
+
+static void take_tags(struct output *out, const AVFormatContext *from)
+{
+    size_t bytes = 0;
+    unsigned i;
+
+    copy_tags(&out->format->metadata, from->metadata, &bytes);
+    for (i = 0; i < from->nb_streams; i++) { /* Ogg keeps them at the stream */
+        if (from->streams[i]->codecpar->codec_type == AVMEDIA_TYPE_AUDIO) {
+            copy_tags(&out->format->metadata, from->streams[i]->metadata, &bytes);
+        }
+    }
+}
+
+static const AVStream *find_cover(const AVFormatContext *from, int *width, int *height,
+                                  enum cover_kind *kind)
+{
+    unsigned i;
+
+    for (i = 0; i < from->nb_streams; i++) {
+        const AVStream *s = from->streams[i];
+
+        if ((s->disposition & AV_DISPOSITION_ATTACHED_PIC) != 0 && s->attached_pic.size > 0 &&
+            s->attached_pic.size <= COVER_BYTES_MAX) {
+            *kind = cover_look(s->attached_pic.data, (size_t)s->attached_pic.size, width, height);
+            if (*kind != COVER_NONE) {
+                return s;
+            }
+        }
+    }
+    return NULL;
+}
+
+static enum media_fault add_cover(struct output *out, const AVFormatContext *from)
+{
+    enum cover_kind kind;
+    int width, height;
+    const AVStream *cover = find_cover(from, &width, &height, &kind);
+
+    if (cover == NULL) {
+        return MEDIA_OK;
+    }
+    out->cover = avformat_new_stream(out->format, NULL);
+    if (out->cover == NULL) {
+        return MEDIA_FAULT_MEMORY;
+    }
+    out->cover->disposition = AV_DISPOSITION_ATTACHED_PIC;
+    out->cover->codecpar->codec_type = AVMEDIA_TYPE_VIDEO;
+    out->cover->codecpar->codec_id = kind == COVER_PNG ? AV_CODEC_ID_PNG : AV_CODEC_ID_MJPEG;
+    out->cover->codecpar->width = width;
+    out->cover->codecpar->height = height;
+    out->cover->time_base = (AVRational){1, 90000};
+    (void)av_dict_set(&out->cover->metadata, "comment", "Cover (front)", 0);
+    return av_packet_ref(out->packet, &cover->attached_pic) < 0 ? MEDIA_FAULT_MEMORY : MEDIA_OK;
+}
+
+static enum media_fault write_cover(struct output *out)
+{
+    int rc;
+
+    if (out->cover == NULL) {
+        return MEDIA_OK;
+    }
+    out->packet->stream_index = out->cover->index;
+    out->packet->pts = out->packet->dts = 0;
+    rc = av_write_frame(out->format, out->packet);
+    av_packet_unref(out->packet);
+    return rc < 0 ? MEDIA_FAULT_INTERNAL : MEDIA_OK;
+}
+
+/* ---- encoder and muxer ---- */
+
+/* Our scale (10 is best) in the encoder's words. AAC and Opus have no quality of their own worth using: a bit rate stands for it. */
+static void set_quality(AVCodecContext *codec, const struct output_settings *s)
+{
+    const char *name = s->format->encoder;
+    int channels = s->layout.nb_channels;
+    double q = s->quality;
+
+    if (strcmp(name, "libmp3lame") == 0) {
+        codec->flags |= AV_CODEC_FLAG_QSCALE;
+        codec->global_quality = (int)((9.0 - q * 0.9) * FF_QP2LAMBDA + 0.5);
+    } else if (strcmp(name, "libvorbis") == 0) {
+        codec->flags |= AV_CODEC_FLAG_QSCALE;
+        codec->global_quality = (int)(q * FF_QP2LAMBDA + 0.5);
+    } else if (strcmp(name, "libopus") == 0) {
+        codec->bit_rate = (int64_t)(channels * (16000 + q * 11200));
+    } else {
+        codec->bit_rate = (int64_t)(channels * (32000 + q * 9600));
+    }
+}
+
+static void set_rate(AVCodecContext *codec, const struct output_settings *s)
+{
+    if (!s->format->lossy) {
+        return;
+    }
+    if (s->quality >= 0) {
+        set_quality(codec, s);
+    } else if (s->bit_rate > 0) {
+        codec->bit_rate = s->bit_rate;
+    } else {
+        codec->bit_rate = 96000 * (int64_t)s->layout.nb_channels;
+    }
+}
+
+static enum media_fault open_codec(struct output *out, const struct output_settings *s)
+{
+    const AVCodec *encoder = output_encoder(s->format, s->bit_depth);
+    AVCodecContext *codec = avcodec_alloc_context3(encoder);
+    int rc;
+
+    out->codec = codec;
+    if (encoder == NULL || codec == NULL) {
+        return MEDIA_FAULT_MEMORY;
+    }
+    codec->sample_rate = s->sample_rate;
+    codec->time_base = (AVRational){1, s->sample_rate};
+    codec->thread_count = 1;
+    codec->flags |= AV_CODEC_FLAG_BITEXACT;
+    codec->sample_fmt = encoder->sample_fmts[0];
+    if (!s->format->lossy) {
+        codec->sample_fmt = s->bit_depth == 16 ? AV_SAMPLE_FMT_S16 : AV_SAMPLE_FMT_S32;
+        codec->bits_per_raw_sample = s->bit_depth;
+    }
+    if (av_channel_layout_copy(&codec->ch_layout, &s->layout) < 0) {
+        return MEDIA_FAULT_MEMORY;
+    }
+    set_rate(codec, s);
+    if ((out->format->oformat->flags & AVFMT_GLOBALHEADER) != 0) {
+        codec->flags |= AV_CODEC_FLAG_GLOBAL_HEADER;
+    }
+    rc = avcodec_open2(codec, encoder, NULL);
+    return rc == AVERROR(ENOMEM) ? MEDIA_FAULT_MEMORY : rc < 0 ? MEDIA_FAULT_PARAM : MEDIA_OK;
+}
+
+static enum media_fault open_muxer(struct output *out, const struct output_settings *s)
+{
+    unsigned char *buffer = av_malloc(IO_BUFFER);
+
+    out->packet = av_packet_alloc();
+    out->io = buffer == NULL
+                  ? NULL
+                  : avio_alloc_context(buffer, IO_BUFFER, 1, out, NULL, out_write, out_seek);
+    if (out->packet == NULL || out->io == NULL ||
+        avformat_alloc_output_context2(&out->format, NULL, s->format->muxer, NULL) < 0) {
+        return MEDIA_FAULT_MEMORY;
+    }
+    out->io->seekable = AVIO_SEEKABLE_NORMAL;
+    out->format->pb = out->io;
+    /* Same input, same bytes: no program version, no random stream number, no date. */
+    out->format->flags |= AVFMT_FLAG_CUSTOM_IO | AVFMT_FLAG_BITEXACT;
+    return MEDIA_OK;
+}
+
+static enum media_fault write_header(struct output *out, const struct output_settings *s)
+{
+    AVDictionary *options = NULL;
+    double bytes = (double)s->samples_expected * s->layout.nb_channels * (s->bit_depth / 8);
+    int rc;
+
+    if (s->tags != NULL) {
+        take_tags(out, s->tags);
+    }
+    if (strcmp(s->format->muxer, "mp3") == 0) {
+        (void)av_dict_set(&options, "id3v2_version", "3", 0);
+    } else if (strcmp(s->format->muxer, "wav") == 0 &&
+               (s->samples_expected < 0 || bytes > WAV_BYTES_MAX)) {
+        (void)av_dict_set(&options, "rf64", "auto", 0);
+    }
+    rc = avformat_write_header(out->format, &options);
+    av_dict_free(&options);
+    return rc == AVERROR(ENOMEM) ? MEDIA_FAULT_MEMORY : rc < 0 ? MEDIA_FAULT_INTERNAL : MEDIA_OK;
+}
+
+enum media_fault output_open(struct link *l, uint32_t index, const struct output_settings *s,
+                             struct output **output_out)
+{
+    struct output *out = av_mallocz(sizeof(*out));
+    enum media_fault f;
+
+    *output_out = out;
+    if (out == NULL) {
+        return MEDIA_FAULT_MEMORY;
+    }
+    out->link = l;
+    out->index = index;
+    f = open_muxer(out, s);
+    f = f != MEDIA_OK ? f : open_codec(out, s);
+    if (f != MEDIA_OK) {
+        return f;
+    }
+    out->stream = avformat_new_stream(out->format, NULL);
+    if (out->stream == NULL ||
+        avcodec_parameters_from_context(out->stream->codecpar, out->codec) < 0) {
+        return MEDIA_FAULT_MEMORY;
+    }
+    out->stream->time_base = out->codec->time_base;
+    if (s->tags != NULL && s->format->cover) {
+        f = add_cover(out, s->tags);
+    }
+    f = f != MEDIA_OK ? f : write_header(out, s);
+    return f != MEDIA_OK ? f : write_cover(out);
+}
+
+const AVCodecContext *output_codec(const struct output *out)
+{
+    return out->codec;
+}
+
+static enum media_fault drain(struct output *out)
+{
+    int rc;
+
+    while ((rc = avcodec_receive_packet(out->codec, out->packet)) >= 0) {
+        out->packet->stream_index = out->stream->index;
+        av_packet_rescale_ts(out->packet, out->codec->time_base, out->stream->time_base);
+        rc = av_write_frame(out->format, out->packet);
+        av_packet_unref(out->packet);
+        if (rc < 0) {
+            break;
+        }
+    }
+    return rc == AVERROR(EAGAIN) || rc == AVERROR_EOF ? MEDIA_OK
+           : rc == AVERROR(ENOMEM)                    ? MEDIA_FAULT_MEMORY
+                                                      : MEDIA_FAULT_INTERNAL;
+}
+
+enum media_fault output_frame(struct output *out, AVFrame *frame)
+{
+    frame->pts = out->samples;
+    out->samples += frame->nb_samples;
+    return avcodec_send_frame(out->codec, frame) < 0 ? MEDIA_FAULT_INTERNAL : drain(out);
+}
+
+enum media_fault output_end(struct output *out)
+{
+    enum media_fault f;
+
+    f = avcodec_send_frame(out->codec, NULL) < 0 ? MEDIA_FAULT_INTERNAL : drain(out);
+    if (f == MEDIA_OK && av_write_trailer(out->format) < 0) {
+        f = MEDIA_FAULT_INTERNAL;
+    }
+    avio_flush(out->io);
+    if (f == MEDIA_OK && (out->failed || out->io->error < 0)) {
+        f = MEDIA_FAULT_INTERNAL;
+    }
+    if (f == MEDIA_OK) {
+        link_finish(out->link, out->index);
+    }
+    return f;
+}
+
+int64_t output_samples(const struct output *out)
+{
+    return out->samples;
+}
+
+void output_close(struct output **output)
+{
+    struct output *out = *output;
+
+    *output = NULL;
+    if (out == NULL) {
+        return;
+    }
+    av_packet_free(&out->packet);
+    avcodec_free_context(&out->codec);
+    avformat_free_context(out->format);
+    if (out->io != NULL) {
+        av_freep(&out->io->buffer);
+        avio_context_free(&out->io);
+    }
+    av_free(out);
+}
