@@ -127,6 +127,7 @@ def test_lost_reply_leaves_the_outcome_unknown(driver, server):
     send(driver, server, "gone@example.org", expect="WRITE_UNKNOWN")
 
 
+@pytest.mark.filterwarnings("ignore:Requiring AUTH")
 def test_log_in_is_by_the_url(driver):
     server = Server(authenticator=authenticate, auth_required=True, auth_require_tls=False)
     server.start()
@@ -138,6 +139,20 @@ def test_log_in_is_by_the_url(driver):
             result = send(driver, server, "ann@example.org", user=user,
                           expect="DEPENDENCY_UNAVAILABLE")
             assert "wrong" not in result.cause
+    finally:
+        server.stop()
+
+
+@pytest.mark.filterwarnings("ignore:Requiring AUTH")
+def test_password_leaves_the_machine_only_under_tls(driver):
+    server = Server(authenticator=authenticate, auth_required=True, auth_require_tls=False)
+    server.start()
+    try:
+        # 0.0.0.0 is reached like the loopback but does not count as it.
+        driver("mail", f"smtp://us%2Fer:pass%20word@0.0.0.0:{server.port}", "a@b", "c@d", MAIL,
+               expect="DEPENDENCY_UNAVAILABLE")
+        assert server.handler.mails == []
+        driver("mail", f"smtp://us%2Fer:pass%20word@localhost:{server.port}", "a@b", "c@d", MAIL)
     finally:
         server.stop()
 

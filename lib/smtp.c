@@ -115,7 +115,8 @@ static enum err outcome(struct scope *sc, CURL *c, const struct upload *u, CURLc
 
 static bool is_loopback(const char *host)
 {
-    return strcmp(host, "localhost") == 0 || has_prefix(host, "127.") || strcmp(host, "[::1]") == 0;
+    return strcmp(host, "localhost") == 0 || strcmp(host, "[::1]") == 0 ||
+           (has_prefix(host, "127.") && host[strspn(host, "0123456789.")] == '\0');
 }
 
 /* STARTTLS where it is offered. But a password leaves this machine only under TLS: whoever sits on

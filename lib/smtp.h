@@ -1,8 +1,8 @@
 /* Mail out: hand one message to an SMTP server.
  *
- * smtp:// uses STARTTLS where the server offers it, smtps:// TLS from the start; user and password
- * stand in the URL; to another machine than this one they go only under TLS. A connection is made
- * for each message: mail is rare here, and a server's idle limit is then nobody's concern. */
+ * smtp:// uses STARTTLS where the server offers it, smtps:// TLS from the start. User and password
+ * stand in the URL; to another machine they go only under TLS. A connection is made for each
+ * message: mail is rare here, and a server's idle limit is then nobody's concern. */
 #ifndef LIB_SMTP_H
 #define LIB_SMTP_H
 
