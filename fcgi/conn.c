@@ -129,6 +129,8 @@ bool conn_next(struct conn *conn)
                 return false;
             }
         }
+        /* Accept_r first finishes "the request before": this keeps it from closing our socket. */
+        conn->fcgi.keepConnection = 1;
         /* Fails where the proxy closed the kept connection or sent no FastCGI; libfcgi has closed it then. */
         if (FCGX_Accept_r(&conn->fcgi) == 0) {
             conn->is_open = true;
