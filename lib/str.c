@@ -46,13 +46,21 @@ void strbuf_putc(struct strbuf *b, char c)
 
 void strbuf_printf(struct strbuf *b, const char *format, ...)
 {
+    size_t room = b->cap - b->len;
     va_list args;
-    char *text;
+    int len;
 
     va_start(args, format);
-    text = arena_vprintf(b->arena, format, args);
+    len = vsnprintf(b->data + b->len, room + 1, format, args);
     va_end(args);
-    strbuf_puts(b, text);
+    if (len > 0 && (size_t)len > room) {
+        reserve(b, (size_t)len);
+        va_start(args, format);
+        vsnprintf(b->data + b->len, (size_t)len + 1, format, args);
+        va_end(args);
+    }
+    b->len += len > 0 ? (size_t)len : 0;
+    b->data[b->len] = '\0';
 }
 
 void strbuf_i64(struct strbuf *b, int64_t value)
@@ -126,6 +134,7 @@ size_t utf8_length(const char *text)
 static void json_escape(struct strbuf *b, unsigned char c)
 {
     static const char two[] = "\"\"\\\\\bb\ff\nn\rr\tt"; /* character, letter behind the backslash */
+    char hex[6] = {'\\', 'u', '0', '0', '0', '0'};
     const char *p;
 
     for (p = two; *p != '\0'; p += 2) {
@@ -136,7 +145,9 @@ static void json_escape(struct strbuf *b, unsigned char c)
             return;
         }
     }
-    strbuf_printf(b, "\\u%04x", c);
+    hex[4] = (char)('0' + (c >> 4)); /* c is below 0x20, or 0x7f */
+    hex[5] = "0123456789abcdef"[c & 15];
+    strbuf_add(b, hex, sizeof(hex));
 }
 
 void strbuf_json(struct strbuf *b, const char *text)

@@ -32,7 +32,7 @@ void strbuf_puts(struct strbuf *b, const char *text);
 /* Append one byte. */
 void strbuf_putc(struct strbuf *b, char c);
 
-/* Append formatted text. */
+/* Append formatted text. The arguments must not point into the buffer. */
 void strbuf_printf(struct strbuf *b, const char *format, ...) PRINTF_LIKE(2, 3);
 
 /* Append a decimal number. */
