@@ -270,7 +270,7 @@ int main(void)
         return 1;
     }
     while (fgets(line, sizeof(line), stdin) != NULL) {
-        char *words[WORDS_MAX], *rest = line;
+        char *words[WORDS_MAX] = {NULL}, *rest = line;
         size_t n = 0;
 
         line[strcspn(line, "\n")] = '\0';
