@@ -5,6 +5,7 @@ import hashlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import time
 
@@ -123,6 +124,14 @@ class Migrations:
 
     def on_all(self, shards, words, fine=lambda _text: False):
         """Run on several shards at once; True if all went well."""
+        # Ctrl-C must not cut a change from its entry in sqitch's ledger; sqitch inherits this too.
+        heeded = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            return self._on_all(shards, words, fine)
+        finally:
+            signal.signal(signal.SIGINT, heeded)
+
+    def _on_all(self, shards, words, fine):
         def one(shard):
             return shard, self._sqitch(self.topology.database_of(shard), shard_name(shard), words)
 
