@@ -191,8 +191,8 @@ static enum err receive_message(struct run *run, bool *got_out)
                        sizeof(run->in_msg.bytes), MSG_DONTWAIT | MSG_TRUNC);
 
     *got_out = false;
-    if (got < 0 && (errno == EAGAIN || errno == EINTR)) {
-        return OK;
+    if (got < 0 && (errno == EAGAIN || errno == EINTR || errno == ECONNRESET)) {
+        return OK; /* ECONNRESET, told once: it ended with words of ours unread; its own last words follow */
     }
     if (got <= 0) {
         run->closed = true;

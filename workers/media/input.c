@@ -218,6 +218,10 @@ static void describe(struct input *in)
                    (int)strcspn(in->format->iformat->name, ","), in->format->iformat->name);
     if (in->stream->duration > 0 && in->stream->duration != AV_NOPTS_VALUE) {
         us = av_rescale_q(in->stream->duration, in->stream->time_base, AV_TIME_BASE_Q);
+        if (par->codec_id == AV_CODEC_ID_MP3 && in->stream->start_time > 0) {
+            /* The encoder's delay, which decoding skips. */
+            us -= av_rescale_q(in->stream->start_time, in->stream->time_base, AV_TIME_BASE_Q);
+        }
     }
     *info = (struct input_info){
         .container = in->container,
