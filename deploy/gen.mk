@@ -44,3 +44,8 @@ $(B)/gen/job_protos.h: workers/jobs.gperf
 $(B)/gen/jobs.c: workers/jobs.gperf
 	$(call say,GEN,$@)
 	$(Q)mkdir -p $(@D) && gperf --output-file=$@ $<
+
+# Drivers and measuring programs that use the library directly.
+$(B)/loadtest/%: $(B)/obj/loadtest/%.o $(B)/lib.a
+	$(call say,LINK,$@)
+	$(Q)mkdir -p $(@D) && $(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS_LIB)

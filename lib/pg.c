@@ -63,9 +63,11 @@ static bool is_cured_by_reconnect(const char *sqlstate)
 }
 
 /* When to give up waiting for an answer. */
-static int64_t answer_until_ms(const struct scope *sc)
+static int64_t answer_until_ms(const struct scope *sc, int64_t now_ms)
 {
-    return clock_mono_ms() + scope_left_ms(sc, config()->db_statement_timeout_ms + ANSWER_GRACE_MS);
+    int64_t until_ms = now_ms + config()->db_statement_timeout_ms + ANSWER_GRACE_MS;
+
+    return until_ms < sc->deadline_mono_ms ? until_ms : sc->deadline_mono_ms;
 }
 
 /* The error of a talk that did not end well. */
@@ -87,19 +89,21 @@ static enum err fail(struct scope *sc, const char *name, enum pg_fate fate, bool
 static enum pg_fate talk(struct scope *sc, struct pg_lease *l, const struct pg_query *q,
                          struct pg_answer *a)
 {
-    int64_t start_us = clock_mono_us();
-    enum pg_fate fate = pg_conn_query(l->conn, q, l->tx == PG_TX_PENDING, answer_until_ms(sc), a);
+    int64_t start_us = clock_mono_us(), now_ms = start_us / 1000, end_us;
+    enum pg_fate fate =
+        pg_conn_query(l->conn, q, l->tx == PG_TX_PENDING, now_ms, answer_until_ms(sc, now_ms), a);
 
-    sc->timing.db_us += clock_mono_us() - start_us;
+    end_us = clock_mono_us();
+    sc->timing.db_us += end_us - start_us;
     sc->timing.db_count++;
     if (l->tx == PG_TX_PENDING) {
         l->tx = PG_TX_OPEN;
     }
     if (fate == PG_LOST || fate == PG_LATE) {
-        pg_pool_lost(l, fate, (clock_mono_us() - start_us) / 1000);
+        pg_pool_lost(l, fate, (end_us - start_us) / 1000);
         return fate;
     }
-    pg_pool_heard(l);
+    pg_pool_heard(l, end_us / 1000);
     if (fate == PG_REFUSED && is_stale(a->sqlstate)) {
         pg_pool_drop(l);
     }
@@ -113,16 +117,18 @@ static enum err run(struct scope *sc, const struct pg_query *q, enum pg_kind kin
     struct pg_lease *l;
     enum pg_fate fate;
     bool in_tx, is_first;
+    int64_t now_ms;
     int tries;
 
     if (q->kind != kind) {
         return scope_fail(sc, ERR_INTERNAL, "%s is called as another kind", q->name);
     }
-    if (scope_left_ms(sc, 1) == 0) {
+    now_ms = clock_mono_ms();
+    if (now_ms >= sc->deadline_mono_ms) {
         return scope_fail(sc, ERR_TIMED_OUT, "%s: no time left to ask", q->name);
     }
     sc->shard = pg_shard_of(q->place);
-    TRY(pg_pool_lease(sc, sc->shard, &l));
+    TRY(pg_pool_lease(sc, sc->shard, now_ms, &l));
     in_tx = l->tx != PG_TX_NONE;
     is_first = l->tx == PG_TX_PENDING; /* of its transaction: without it nothing has been done */
     for (tries = 0;; tries++) {
@@ -265,7 +271,7 @@ enum err pg_begin(struct scope *sc, struct place place)
     struct pg_lease *l;
 
     sc->shard = pg_shard_of(place);
-    TRY(pg_pool_lease(sc, sc->shard, &l));
+    TRY(pg_pool_lease(sc, sc->shard, clock_mono_ms(), &l));
     assert(l->tx == PG_TX_NONE);
     l->tx = PG_TX_PENDING;
     return OK;
@@ -277,7 +283,8 @@ static enum err commit(struct scope *sc, struct pg_lease *l)
 {
     int64_t start_us = clock_mono_us();
     struct pg_answer a;
-    enum pg_fate fate = pg_conn_command(l->conn, "COMMIT", answer_until_ms(sc), &a);
+    enum pg_fate fate =
+        pg_conn_command(l->conn, "COMMIT", answer_until_ms(sc, start_us / 1000), &a);
     enum err e = OK;
 
     sc->timing.db_us += clock_mono_us() - start_us;

@@ -19,6 +19,13 @@ struct pg_conn {
     uint64_t prepared[PREPARED_WORDS]; /* bit per query index */
 };
 
+/* A wait with its end. now_ms is the time if it was read just before, else 0: most queries need
+ * one wait, and the clock is a visible part of their cost. */
+struct wait {
+    int64_t until_ms;
+    int64_t now_ms;
+};
+
 static bool is_prepared(const struct pg_conn *c, int index)
 {
     return c->prepared[index / 64] >> (index % 64) & 1;
@@ -30,14 +37,15 @@ static void set_prepared(struct pg_conn *c, int index)
 }
 
 /* Wait for the socket. PG_FINE, PG_LATE or PG_LOST. */
-static enum pg_fate await(const PGconn *pg, short events, int64_t until_ms)
+static enum pg_fate await(const PGconn *pg, short events, struct wait *w)
 {
     struct pollfd fd = {.fd = PQsocket(pg), .events = events};
 
     for (;;) {
-        int64_t left_ms = until_ms - clock_mono_ms();
+        int64_t left_ms = w->until_ms - (w->now_ms != 0 ? w->now_ms : clock_mono_ms());
         int n = poll(&fd, 1, left_ms < 0 ? 0 : (int)left_ms);
 
+        w->now_ms = 0;
         if (n > 0) {
             return PG_FINE; /* errors and hang-ups are told by the read or write that follows */
         }
@@ -107,12 +115,13 @@ static PGconn *start(const struct pg_conn_options *o)
 static enum pg_fate finish_connecting(PGconn *pg, int64_t until_ms, struct pg_answer *why)
 {
     PostgresPollingStatusType step = PGRES_POLLING_WRITING;
+    struct wait w = {.until_ms = until_ms};
 
     if (pg == NULL || PQstatus(pg) == CONNECTION_BAD) {
         return pg == NULL ? PG_LOST : say_lost(pg, why);
     }
     while (step != PGRES_POLLING_OK) {
-        enum pg_fate fate = await(pg, step == PGRES_POLLING_READING ? POLLIN : POLLOUT, until_ms);
+        enum pg_fate fate = await(pg, step == PGRES_POLLING_READING ? POLLIN : POLLOUT, &w);
 
         if (fate != PG_FINE) {
             return fate == PG_LATE ? say_late(why) : say_lost(pg, why);
@@ -192,12 +201,12 @@ struct pg_conn_link *pg_conn_link(struct pg_conn *c)
 
 /* Send what libpq still holds; the server may have to be read from meanwhile, or both sides would
  * wait. */
-static enum pg_fate flush(PGconn *pg, int64_t until_ms, struct pg_answer *a)
+static enum pg_fate flush(PGconn *pg, struct wait *w, struct pg_answer *a)
 {
     int rest;
 
     while ((rest = PQflush(pg)) > 0) {
-        enum pg_fate fate = await(pg, POLLIN | POLLOUT, until_ms);
+        enum pg_fate fate = await(pg, POLLIN | POLLOUT, w);
 
         if (fate != PG_FINE) {
             return fate == PG_LATE ? say_late(a) : say_lost(pg, a);
@@ -210,11 +219,10 @@ static enum pg_fate flush(PGconn *pg, int64_t until_ms, struct pg_answer *a)
 }
 
 /* The next result, or NULL where the current statement has no more. */
-static enum pg_fate next_result(PGconn *pg, int64_t until_ms, PGresult **result,
-                                struct pg_answer *a)
+static enum pg_fate next_result(PGconn *pg, struct wait *w, PGresult **result, struct pg_answer *a)
 {
     while (PQisBusy(pg)) {
-        enum pg_fate fate = await(pg, POLLIN, until_ms);
+        enum pg_fate fate = await(pg, POLLIN, w);
 
         if (fate != PG_FINE) {
             return fate == PG_LATE ? say_late(a) : say_lost(pg, a);
@@ -259,17 +267,17 @@ static enum pg_fate conclude(PGconn *pg, struct pg_answer *a)
 }
 
 /* All results of one statement sent the plain way. */
-static enum pg_fate gather(PGconn *pg, int64_t until_ms, struct pg_answer *a)
+static enum pg_fate gather(PGconn *pg, struct wait *w, struct pg_answer *a)
 {
     enum pg_fate fate;
     PGresult *r;
 
-    fate = flush(pg, until_ms, a);
+    fate = flush(pg, w, a);
     if (fate != PG_FINE) {
         return fate;
     }
     for (;;) {
-        fate = next_result(pg, until_ms, &r, a);
+        fate = next_result(pg, w, &r, a);
         if (fate != PG_FINE) {
             return fate;
         }
@@ -282,18 +290,18 @@ static enum pg_fate gather(PGconn *pg, int64_t until_ms, struct pg_answer *a)
 
 /* All results up to the pipeline's end, which comes even after errors. *n_good counts the
  * statements that succeeded. */
-static enum pg_fate gather_pipeline(PGconn *pg, int64_t until_ms, struct pg_answer *a, int *n_good)
+static enum pg_fate gather_pipeline(PGconn *pg, struct wait *w, struct pg_answer *a, int *n_good)
 {
     enum pg_fate fate;
     PGresult *r;
     int empty = 0;
 
-    fate = flush(pg, until_ms, a);
+    fate = flush(pg, w, a);
     if (fate != PG_FINE) {
         return fate;
     }
     for (;;) {
-        fate = next_result(pg, until_ms, &r, a);
+        fate = next_result(pg, w, &r, a);
         if (fate != PG_FINE) {
             return fate;
         }
@@ -313,19 +321,19 @@ static enum pg_fate gather_pipeline(PGconn *pg, int64_t until_ms, struct pg_answ
     }
 }
 
-static enum pg_fate run_plain(struct pg_conn *c, const struct pg_query *q, int64_t until_ms,
+static enum pg_fate run_plain(struct pg_conn *c, const struct pg_query *q, struct wait *w,
                               struct pg_answer *a)
 {
     int sent = q->index > 0
                    ? PQsendQueryPrepared(c->pg, q->name, q->n_params, q->params, NULL, NULL, 0)
                    : PQsendQueryParams(c->pg, q->sql, q->n_params, NULL, q->params, NULL, NULL, 0);
 
-    return sent ? gather(c->pg, until_ms, a) : say_lost(c->pg, a);
+    return sent ? gather(c->pg, w, a) : say_lost(c->pg, a);
 }
 
 /* BEGIN, preparation and query on one trip. */
 static enum pg_fate run_pipeline(struct pg_conn *c, const struct pg_query *q, bool begin,
-                                 int64_t until_ms, struct pg_answer *a)
+                                 struct wait *w, struct pg_answer *a)
 {
     bool prepare = q->index > 0 && !is_prepared(c, q->index);
     PGconn *pg = c->pg;
@@ -342,7 +350,7 @@ static enum pg_fate run_pipeline(struct pg_conn *c, const struct pg_query *q, bo
     if (!sent || !PQpipelineSync(pg)) {
         return say_lost(pg, a);
     }
-    fate = gather_pipeline(pg, until_ms, a, &n_good);
+    fate = gather_pipeline(pg, w, a, &n_good);
     /* A statement stays prepared even if running it failed. */
     if (prepare && n_good > begin) {
         set_prepared(c, q->index);
@@ -350,23 +358,27 @@ static enum pg_fate run_pipeline(struct pg_conn *c, const struct pg_query *q, bo
     return fate;
 }
 
-enum pg_fate pg_conn_query(struct pg_conn *c, const struct pg_query *q, bool begin,
+enum pg_fate pg_conn_query(struct pg_conn *c, const struct pg_query *q, bool begin, int64_t now_ms,
                            int64_t until_ms, struct pg_answer *a)
 {
+    struct wait w = {.until_ms = until_ms, .now_ms = now_ms};
+
     a->rows = NULL;
     a->sqlstate[0] = '\0';
     a->message[0] = '\0';
     if (begin || (q->index > 0 && !is_prepared(c, q->index))) {
-        return run_pipeline(c, q, begin, until_ms, a);
+        return run_pipeline(c, q, begin, &w, a);
     }
-    return run_plain(c, q, until_ms, a);
+    return run_plain(c, q, &w, a);
 }
 
 enum pg_fate pg_conn_command(struct pg_conn *c, const char *sql, int64_t until_ms,
                              struct pg_answer *a)
 {
+    struct wait w = {.until_ms = until_ms};
+
     *a = (struct pg_answer){.rows = NULL};
-    return PQsendQuery(c->pg, sql) ? gather(c->pg, until_ms, a) : say_lost(c->pg, a);
+    return PQsendQuery(c->pg, sql) ? gather(c->pg, &w, a) : say_lost(c->pg, a);
 }
 
 int pg_answer_rows(const struct pg_answer *a)

@@ -47,7 +47,7 @@ void pg_conn_close(struct pg_conn **conn);
 
 /* Run a query, prepared at its first use on this connection, behind a BEGIN where begin is set;
  * all in one round trip. After PG_LOST or PG_LATE only close it. */
-enum pg_fate pg_conn_query(struct pg_conn *c, const struct pg_query *q, bool begin,
+enum pg_fate pg_conn_query(struct pg_conn *c, const struct pg_query *q, bool begin, int64_t now_ms,
                            int64_t until_ms, struct pg_answer *a);
 
 /* Run a command without arguments ("COMMIT"). */
@@ -110,13 +110,14 @@ struct pg_lease {
 
 /* The scope's lease of the shard with a usable connection, as pg.h describes; waits at most
  * pool_wait_ms for the lease and db_connection_timeout for the connection. */
-MUST_USE enum err pg_pool_lease(struct scope *sc, int shard, struct pg_lease **lease_out);
+MUST_USE enum err pg_pool_lease(struct scope *sc, int shard, int64_t now_ms,
+                                struct pg_lease **lease_out);
 
 /* The scope's lease of the shard, NULL if it has none. */
 struct pg_lease *pg_pool_find(const struct scope *sc, int shard);
 
-/* The server of the lease's connection answered. */
-void pg_pool_heard(const struct pg_lease *lease);
+/* The server of the lease's connection answered at that time. */
+void pg_pool_heard(const struct pg_lease *lease, int64_t now_ms);
 
 /* The lease's connection was lost (PG_LOST) or gave no answer for waited_ms (PG_LATE): drop it,
  * and distrust all idle ones of its pool. */

@@ -107,7 +107,6 @@ static void push_idle(struct pg_pool *p, struct pg_conn *c)
 {
     struct pg_conn_link *link = pg_conn_link(c);
 
-    link->used_ms = clock_mono_ms();
     pthread_mutex_lock(&p->mutex);
     link->next = p->idle;
     p->idle = c;
@@ -152,10 +151,9 @@ static void close_unused(struct pg_pool *p, int64_t before_ms)
 }
 
 /* Is the idle connection as good as a new one? */
-static bool is_fit(struct pg_pool *p, struct pg_conn *c, int64_t until_ms)
+static bool is_fit(struct pg_pool *p, struct pg_conn *c, int64_t now_ms, int64_t until_ms)
 {
     int64_t used_ms = pg_conn_link(c)->used_ms;
-    int64_t now_ms = clock_mono_ms();
     struct pg_answer a;
     enum pg_fate fate;
     size_t len;
@@ -167,9 +165,6 @@ static bool is_fit(struct pg_pool *p, struct pg_conn *c, int64_t until_ms)
     }
     if (used_ms > atomic_load(&p->trouble_ms)) {
         return true;
-    }
-    if (until_ms > now_ms + HEALTH_CHECK_MS) {
-        until_ms = now_ms + HEALTH_CHECK_MS;
     }
     fate = pg_conn_command(c, "SELECT pg_is_in_recovery()", until_ms, &a);
     is_primary = fate == PG_FINE && pg_answer_rows(&a) == 1 &&
@@ -231,19 +226,24 @@ static enum err connect_new(struct scope *sc, struct pg_pool *p, struct pg_conn 
     }
     sc->timing.pool_wait_us += (clock_mono_ms() - start_ms) * 1000;
     pg_conn_link(*conn_out)->permit = permit;
+    pg_conn_link(*conn_out)->used_ms = clock_mono_ms();
     count(p, PG_CONNECTS);
     breaker_success(p->breaker);
     return OK;
 }
 
 /* An idle connection that is fit, else a new one. */
-static enum err get_conn(struct scope *sc, struct pg_pool *p, struct pg_conn **conn_out)
+static enum err get_conn(struct scope *sc, struct pg_pool *p, int64_t now_ms,
+                         struct pg_conn **conn_out)
 {
-    int64_t until_ms = clock_mono_ms() + scope_left_ms(sc, HEALTH_CHECK_MS);
+    int64_t until_ms = now_ms + HEALTH_CHECK_MS;
     struct pg_conn *c;
 
+    if (until_ms > sc->deadline_mono_ms) {
+        until_ms = sc->deadline_mono_ms;
+    }
     while ((c = pop_idle(p)) != NULL) {
-        if (is_fit(p, c, until_ms)) {
+        if (is_fit(p, c, now_ms, until_ms)) {
             *conn_out = c;
             return OK;
         }
@@ -316,7 +316,7 @@ enum err pg_pool_reconnect(struct scope *sc, struct pg_lease *lease)
     return connect_new(sc, p, &lease->conn);
 }
 
-enum err pg_pool_lease(struct scope *sc, int shard, struct pg_lease **lease_out)
+enum err pg_pool_lease(struct scope *sc, int shard, int64_t now_ms, struct pg_lease **lease_out)
 {
     struct pg_pool *p = &all.pools[shard];
     struct pg_lease *l = pg_pool_find(sc, shard);
@@ -331,12 +331,12 @@ enum err pg_pool_lease(struct scope *sc, int shard, struct pg_lease **lease_out)
     if (p->url == NULL) {
         return scope_fail(sc, ERR_DEPENDENCY_UNAVAILABLE, "shard %d has no address", shard);
     }
-    if (!breaker_allow(p->breaker, clock_mono_ms(), NULL)) {
+    if (!breaker_allow(p->breaker, now_ms, NULL)) {
         count(p, PG_BROKEN_OFF);
         return scope_fail(sc, ERR_DEPENDENCY_UNAVAILABLE, "shard %d: breaker is open", shard);
     }
     TRY(get_permit(sc, p, &permit));
-    e = get_conn(sc, p, &c);
+    e = get_conn(sc, p, now_ms, &c);
     if (e != OK) {
         give_permit(p, permit);
         return e;
@@ -348,8 +348,9 @@ enum err pg_pool_lease(struct scope *sc, int shard, struct pg_lease **lease_out)
     return OK;
 }
 
-void pg_pool_heard(const struct pg_lease *lease)
+void pg_pool_heard(const struct pg_lease *lease, int64_t now_ms)
 {
+    pg_conn_link(lease->conn)->used_ms = now_ms;
     breaker_success(all.pools[lease->shard].breaker);
 }
 
@@ -420,13 +421,14 @@ enum err pg_ping(struct scope *sc, int shard, int64_t *latency_ms_out)
     if (p->url == NULL) {
         return scope_fail(sc, ERR_DEPENDENCY_UNAVAILABLE, "shard %d has no address", shard);
     }
-    TRY(get_conn(sc, p, &c));
+    TRY(get_conn(sc, p, start_ms, &c));
     start_ms = clock_mono_ms();
     fate = pg_conn_command(c, "SELECT 1", start_ms + scope_left_ms(sc, 60000), &a);
     pg_answer_done(&a);
     *latency_ms_out = clock_mono_ms() - start_ms;
     if (fate == PG_FINE) {
         breaker_success(p->breaker);
+        pg_conn_link(c)->used_ms = start_ms + *latency_ms_out;
         give_conn(p, c);
         return OK;
     }

@@ -1,0 +1,315 @@
+/* Drives lib/pg.h from a test: one command a line on standard input, one JSON line each on
+ * standard output. Configuration comes from the environment, as for every program. Several
+ * drivers with one INSTANCE_SHM are one instance.
+ *   scope MS                a new scope with that much time; the old one gives its leases back
+ *   begin|commit|rollback N on shard N
+ *   read N | write N | append N | sleep N MS   a query on shard N
+ *   conflict N              a unique violation
+ *   release                 give the leases back
+ *   ping N | state N        is it there | leases in use, breaker, counters
+ *   run OP N THREADS MS TIMEOUT_MS HOLD_MS   OP (read, append) over and over for MS */
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "lib/clock.h"
+#include "lib/config.h"
+#include "lib/crypto.h"
+#include "lib/instance.h"
+#include "lib/pg.h"
+#include "lib/pg_param.h"
+#include "lib/str.h"
+#include "queries.h"
+
+enum { WORDS_MAX = 8, LINE_SIZE = 256, THREADS_MAX = 64, ARENA_BYTES = 65536 };
+
+struct row {
+    int64_t value;
+    const char *text;
+};
+
+static const struct field row_fields[] = {
+    F_I64(row, value, "value", INT64_MIN, INT64_MAX, F_OPTIONAL),
+    F_STR(row, text, "text", 0, 100, F_OPTIONAL),
+};
+static const struct shape shape_row = SHAPE(row, row_fields);
+
+static struct pg_query query(const char *name, int index, const char *sql, enum pg_kind kind,
+                             bool read_only, int shard)
+{
+    return (struct pg_query){.name = name,
+                             .sql = sql,
+                             .index = index,
+                             .kind = kind,
+                             .read_only = read_only,
+                             .place = pg_place_on_shard(shard)};
+}
+
+static enum err do_read(struct scope *sc, int shard)
+{
+    struct row row;
+
+    return pg_one(
+        sc, query("driver_read", 1, "SELECT 42::bigint AS value, 'x' AS text", PG_ONE, true, shard),
+        &shape_row, &row);
+}
+
+static enum err do_write(struct scope *sc, int shard)
+{
+    return pg_exec(sc,
+                   query("driver_write", 2,
+                         "INSERT INTO driver (id) SELECT coalesce(max(id), 0) + 1 FROM driver",
+                         PG_EXEC, false, shard),
+                   NULL);
+}
+
+/* A row per call, so that a test can compare what was acknowledged with what is there. */
+static enum err do_append(struct scope *sc, int shard)
+{
+    return pg_exec(
+        sc,
+        query("driver_append", 3, "INSERT INTO driver_log DEFAULT VALUES", PG_EXEC, false, shard),
+        NULL);
+}
+
+static enum err do_conflict(struct scope *sc, int shard)
+{
+    return pg_exec(sc,
+                   query("driver_conflict", 4, "INSERT INTO driver (id) VALUES (0), (0)", PG_EXEC,
+                         false, shard),
+                   NULL);
+}
+
+static enum err do_sleep(struct scope *sc, int shard, int64_t ms)
+{
+    struct pg_query q = query("driver_sleep", 5, "SELECT pg_sleep($1::float8 / 1000)::text AS text",
+                              PG_ONE, true, shard);
+    struct row row;
+
+    q.n_params = 1;
+    q.params[0] = pg_param_i64(sc, ms);
+    return pg_one(sc, q, &shape_row, &row);
+}
+
+/* --- Load. --- */
+
+struct load {
+    const char *op;
+    int shard;
+    int64_t until_ms, timeout_ms, hold_ms;
+    _Atomic int64_t outcomes[ERR__COUNT];
+    _Atomic int64_t slowest_us, db_count;
+};
+
+static void pause_ms(int64_t ms)
+{
+    struct timespec ts = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000};
+
+    nanosleep(&ts, NULL);
+}
+
+static enum err do_op(struct load *l, struct scope *sc)
+{
+    if (strcmp(l->op, "append") == 0) {
+        return do_append(sc, l->shard);
+    }
+    TRY(do_read(sc, l->shard));
+    pause_ms(l->hold_ms);
+    return OK;
+}
+
+static void *run_thread(void *arg)
+{
+    struct arena *arena = arena_open(ARENA_BYTES);
+    struct load *l = arg;
+
+    while (clock_mono_ms() < l->until_ms) {
+        int64_t start_us = clock_mono_us(), took_us, slowest_us;
+        struct scope sc;
+        enum err e;
+
+        scope_init(&sc, arena, l->timeout_ms);
+        e = do_op(l, &sc);
+        scope_done(&sc);
+        took_us = clock_mono_us() - start_us;
+        atomic_fetch_add(&l->outcomes[e], 1);
+        atomic_fetch_add(&l->db_count, sc.timing.db_count);
+        slowest_us = atomic_load(&l->slowest_us);
+        while (took_us > slowest_us &&
+               !atomic_compare_exchange_weak(&l->slowest_us, &slowest_us, took_us)) {
+        }
+        if (e != OK) {
+            pause_ms(1); /* a client that is refused does not spin */
+        }
+        arena_reset(arena);
+    }
+    arena_close(&arena);
+    return NULL;
+}
+
+static void run_load(struct load *l, int threads)
+{
+    pthread_t ids[THREADS_MAX];
+    int i;
+
+    threads = threads < THREADS_MAX ? threads : THREADS_MAX;
+    for (i = 0; i < threads; i++) {
+        if (pthread_create(&ids[i], NULL, run_thread, l) != 0) {
+            exit(1);
+        }
+    }
+    for (i = 0; i < threads; i++) {
+        pthread_join(ids[i], NULL);
+    }
+    printf("{\"slowest_ms\":%" PRId64 ",\"db_count\":%" PRId64 ",\"outcomes\":{\"OK\":%" PRId64,
+           l->slowest_us / 1000, l->db_count, l->outcomes[OK]);
+    for (i = OK + 1; i < ERR__COUNT; i++) {
+        if (l->outcomes[i] > 0) {
+            printf(",\"%s\":%" PRId64, err_info((enum err)i)->name, l->outcomes[i]);
+        }
+    }
+    puts("}}");
+}
+
+/* --- Commands. --- */
+
+static void print_state(int shard)
+{
+    static const char *const names[PG_COUNTERS] = {"connects", "connect_failures", "losses",
+                                                   "waits",    "saturated",        "broken_off"};
+    int i;
+
+    printf("{\"leases\":%d,\"open\":%d,\"breaker\":%d,\"shared\":%s", pg_leases_in_use(shard),
+           permit_count(instance_open_connections(shard), 0), (int)pg_breaker_state(shard),
+           instance_is_shared() ? "true" : "false");
+    for (i = 0; i < PG_COUNTERS; i++) {
+        printf(",\"%s\":%" PRId64, names[i], pg_counter(shard, (enum pg_counter)i));
+    }
+    puts("}");
+}
+
+static void print_outcome(const struct scope *sc, enum err e, int64_t start_us)
+{
+    char text[1024];
+    struct arena *arena = arena_open(ARENA_BYTES);
+    struct strbuf cause;
+
+    strbuf_init(&cause, arena, sizeof(text));
+    strbuf_json(&cause, sc->cause == NULL ? "" : sc->cause);
+    printf("{\"error\":\"%s\",\"ms\":%" PRId64 ",\"db_count\":%d,\"pool_wait_us\":%" PRId64
+           ",\"cause\":%s}\n",
+           e == OK ? "OK" : err_info(e)->name, (clock_mono_us() - start_us) / 1000,
+           sc->timing.db_count, sc->timing.pool_wait_us, cause.data);
+    arena_close(&arena);
+}
+
+static enum err do_command(struct scope *sc, const char *op, int shard, int64_t number)
+{
+    struct place place = pg_place_on_shard(shard);
+    int64_t latency_ms;
+
+    if (strcmp(op, "begin") == 0) {
+        return pg_begin(sc, place);
+    }
+    if (strcmp(op, "commit") == 0) {
+        return pg_commit(sc, place);
+    }
+    if (strcmp(op, "rollback") == 0) {
+        pg_rollback(sc, place);
+        return OK;
+    }
+    if (strcmp(op, "release") == 0) {
+        pg_release(sc);
+        return OK;
+    }
+    if (strcmp(op, "read") == 0) {
+        return do_read(sc, shard);
+    }
+    if (strcmp(op, "write") == 0) {
+        return do_write(sc, shard);
+    }
+    if (strcmp(op, "append") == 0) {
+        return do_append(sc, shard);
+    }
+    if (strcmp(op, "conflict") == 0) {
+        return do_conflict(sc, shard);
+    }
+    if (strcmp(op, "sleep") == 0) {
+        return do_sleep(sc, shard, number);
+    }
+    if (strcmp(op, "ping") == 0) {
+        return pg_ping(sc, shard, &latency_ms);
+    }
+    return scope_fail(sc, ERR_BAD_REQUEST, "no such command: %s", op);
+}
+
+static int64_t number_of(const char *text)
+{
+    int64_t value = 0;
+
+    return text != NULL && i64_parse(text, &value) ? value : 0;
+}
+
+/* Commands until the input ends. */
+static void serve(struct arena *arena)
+{
+    char line[LINE_SIZE];
+    struct scope sc;
+
+    scope_init(&sc, arena, 10000);
+    while (fgets(line, sizeof(line), stdin) != NULL) {
+        char *words[WORDS_MAX] = {NULL}, *rest = line;
+        int64_t start_us = clock_mono_us();
+        enum err e;
+        int n = 0;
+
+        while (n < WORDS_MAX && (words[n] = strtok_r(rest, " \n", &rest)) != NULL) {
+            n++;
+        }
+        if (n == 0) {
+            continue;
+        }
+        if (strcmp(words[0], "run") == 0 && n == 7) {
+            struct load l = {.op = words[1],
+                             .shard = (int)number_of(words[2]),
+                             .until_ms = clock_mono_ms() + number_of(words[4]),
+                             .timeout_ms = number_of(words[5]),
+                             .hold_ms = number_of(words[6])};
+
+            run_load(&l, (int)number_of(words[3]));
+        } else if (strcmp(words[0], "state") == 0) {
+            print_state((int)number_of(words[1]));
+        } else if (strcmp(words[0], "scope") == 0) {
+            scope_done(&sc);
+            arena_reset(arena);
+            scope_init(&sc, arena, number_of(words[1]));
+            print_outcome(&sc, OK, start_us);
+        } else {
+            sc.cause = NULL;
+            e = do_command(&sc, words[0], (int)number_of(words[1]), number_of(words[2]));
+            print_outcome(&sc, e, start_us);
+        }
+        fflush(stdout);
+    }
+    scope_done(&sc);
+}
+
+int main(void)
+{
+    struct arena *arena = arena_open(ARENA_BYTES);
+    struct instance_plan plan;
+
+    if (!config_load(stderr)) {
+        return 2;
+    }
+    crypto_open();
+    plan = (struct instance_plan){
+        .path = config()->instance_shm, .databases = (int)config()->shard_count, .area_bytes = 64};
+    instance_open(&plan);
+    pg_open();
+    serve(arena);
+    pg_close();
+    instance_close();
+    arena_close(&arena);
+    return 0;
+}
