@@ -152,15 +152,17 @@ static enum err run(struct scope *sc, const struct pg_query *q, enum pg_kind kin
     }
 }
 
-/* Which field each column goes to: looked up by name, beginning behind the last hit, since most
- * queries name columns in the order of the shape. */
+enum { NO_FIELD = UINT8_MAX };
+
+/* Which field each column goes to, or NO_FIELD for a column that this reader does not want: looked up by name,
+ * beginning behind the last hit, since most queries name columns in the order of the shape. */
 static enum err map_columns(struct scope *sc, const char *name, const struct shape *shape,
                             const struct pg_answer *a, uint8_t map[COLUMNS_MAX])
 {
     int column, n = pg_answer_columns(a);
     size_t at = 0, tried;
 
-    if (n > COLUMNS_MAX || shape->n_fields > UINT8_MAX) {
+    if (n > COLUMNS_MAX || shape->n_fields >= NO_FIELD) {
         return scope_fail(sc, ERR_INTERNAL, "%s: too many columns", name);
     }
     for (column = 0; column < n; column++) {
@@ -172,11 +174,7 @@ static enum err map_columns(struct scope *sc, const char *name, const struct sha
             }
             at = at + 1 < shape->n_fields ? at + 1 : 0;
         }
-        if (tried == shape->n_fields) {
-            return scope_fail(sc, ERR_INTERNAL, "%s: column %s is not in shape %s", name, text,
-                              shape->name);
-        }
-        map[column] = (uint8_t)at;
+        map[column] = tried == shape->n_fields ? NO_FIELD : (uint8_t)at;
         at = at + 1 < shape->n_fields ? at + 1 : 0;
     }
     return OK;
@@ -190,8 +188,12 @@ static enum err set_row(struct scope *sc, const struct shape *shape, const struc
 
     shape_clear(shape, out);
     for (column = 0; column < n; column++) {
-        const char *text = pg_answer_value(a, row, column, &len);
+        const char *text;
 
+        if (map[column] == NO_FIELD) {
+            continue;
+        }
+        text = pg_answer_value(a, row, column, &len);
         TRY(shape_set_text(sc, &shape->fields[map[column]], text, len, out));
     }
     return OK;
