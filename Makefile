@@ -15,9 +15,10 @@ CC := gcc
 CSTD := -std=c11 -D_GNU_SOURCE
 WARN := -Wall -Wextra -Wshadow -Wmissing-prototypes -Wstrict-prototypes -Wvla -Werror
 HARDEN := -fstack-protector-strong -fPIE -fno-strict-aliasing $(if $(SAN),,-D_FORTIFY_SOURCE=2)
+# A comma for arguments of functions; SANFLAGS is expanded at once, so it stands before.
+, := ,
 SANFLAGS := $(if $(filter address,$(SAN)),-fsanitize=address$(,)undefined -fno-sanitize-recover=all) \
             $(if $(filter thread,$(SAN)),-fsanitize=thread)
-, := ,
 CFLAGS ?= -O2 -g
 ALL_CFLAGS = $(CSTD) $(CFLAGS) $(WARN) $(HARDEN) $(SANFLAGS) -I. -I$(B)/gen -isystem /usr/include/postgresql -include lib/banned.h -pthread
 ALL_LDFLAGS = -pie -Wl,-z,relro,-z,now -Wl,--as-needed $(SANFLAGS) -pthread
