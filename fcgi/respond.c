@@ -65,6 +65,42 @@ void respond_problem(struct req *r, enum err e)
     }
 }
 
+/* The reason phrase (RFC 9110 section 15) of the statuses that we use. */
+static const char *reason(int status)
+{
+    static const struct {
+        int status;
+        const char *text;
+    } reasons[] = {{200, "OK"},
+                   {201, "Created"},
+                   {202, "Accepted"},
+                   {204, "No Content"},
+                   {400, "Bad Request"},
+                   {401, "Unauthorized"},
+                   {403, "Forbidden"},
+                   {404, "Not Found"},
+                   {405, "Method Not Allowed"},
+                   {408, "Request Timeout"},
+                   {409, "Conflict"},
+                   {412, "Precondition Failed"},
+                   {413, "Content Too Large"},
+                   {414, "URI Too Long"},
+                   {415, "Unsupported Media Type"},
+                   {422, "Unprocessable Content"},
+                   {429, "Too Many Requests"},
+                   {431, "Request Header Fields Too Large"},
+                   {500, "Internal Server Error"},
+                   {503, "Service Unavailable"}};
+    size_t i;
+
+    for (i = 0; i < ARRAY_LEN(reasons); i++) {
+        if (reasons[i].status == status) {
+            return reasons[i].text;
+        }
+    }
+    return "Unknown";
+}
+
 bool respond_write(struct req *r)
 {
     struct strbuf head;
@@ -73,6 +109,8 @@ bool respond_write(struct req *r)
     strbuf_init(&head, r->scope.arena, 1024);
     strbuf_puts(&head, "Status: ");
     strbuf_i64(&head, r->reply.status);
+    strbuf_putc(&head, ' ');
+    strbuf_puts(&head, reason(r->reply.status));
     strbuf_puts(&head, "\r\nX-Request-Id: ");
     strbuf_puts(&head, r->scope.request_id);
     if (r->reply.content_type != NULL) {
