@@ -141,8 +141,9 @@ bool clock_parse(const char *text, int64_t *wall_ms_out)
     tm.tm_mday = day;
     tm.tm_hour = hour;
     tm.tm_min = minute;
-    tm.tm_sec = second;
+    tm.tm_sec = second == 60 ? 59 : second; /* a leap second must not normalise into the next day */
     *wall_ms_out = ((int64_t)timegm(&tm) - offset_minutes * 60) * 1000 + ms;
+    *wall_ms_out += second == 60 ? 1000 : 0;
     /* timegm() normalises: a 31st of February would come back as March. */
     return hour < 24 && minute < 60 && second <= 60 && tm.tm_mday == day && tm.tm_mon == month - 1;
 }
