@@ -91,19 +91,15 @@ void scope_trace_new(struct scope *sc)
     memcpy(sc->request_id, hex, sizeof(hex));
 }
 
+static bool is_lower_hex(const char *text, size_t n)
+{
+    return strspn(text, "0123456789abcdef") >= n;
+}
+
 /* n lower-case hex digits, not all zero. */
 static bool is_hex_word(const char *text, size_t n)
 {
-    size_t i;
-    bool is_zero = true;
-
-    for (i = 0; i < n; i++) {
-        if (hex_digit(text[i]) < 0 || (text[i] >= 'A' && text[i] <= 'F')) {
-            return false;
-        }
-        is_zero = is_zero && text[i] == '0';
-    }
-    return !is_zero;
+    return is_lower_hex(text, n) && strspn(text, "0") < n;
 }
 
 bool scope_trace_join(struct scope *sc, const char *traceparent)
@@ -112,8 +108,7 @@ bool scope_trace_join(struct scope *sc, const char *traceparent)
 
     if (strlen(traceparent) != TRACEPARENT_SIZE - 1 || !has_prefix(traceparent, "00-") ||
         traceparent[35] != '-' || traceparent[52] != '-' || !is_hex_word(traceparent + 3, 32) ||
-        !is_hex_word(traceparent + 36, 16) || hex_digit(traceparent[53]) < 0 ||
-        hex_digit(traceparent[54]) < 0) {
+        !is_hex_word(traceparent + 36, 16) || !is_lower_hex(traceparent + 53, 2)) {
         return false;
     }
     memcpy(trace_id, traceparent + 3, 32);
