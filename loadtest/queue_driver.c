@@ -79,6 +79,9 @@ static void do_fetch(struct scope *sc, char **w)
     for (i = 0; i < got.n; i++) {
         id_format(got.leases[i].job, id);
         id_format(got.leases[i].user, user);
+        if (id_is_nil(got.leases[i].user)) {
+            snprintf(user, sizeof(user), "-");
+        }
         printf("%s{\"job\":\"%s\",\"type\":\"%s\",\"user\":\"%s\",\"token\":\"%s\"}",
                i == 0 ? "" : ",", id, job_type(got.leases[i].kind)->name, user,
                got.leases[i].token);

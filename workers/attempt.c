@@ -252,7 +252,7 @@ static bool is_completed(struct job *j, struct scope *sc)
 {
     struct job_state state;
 
-    return pg_one(sc, q_jobs_by_id(sc, j->row.id), &shape_job_state, &state) == OK &&
+    return pg_one(sc, q_jobs_state(sc, j->row.id), &shape_job_state, &state) == OK &&
            state.fence == j->row.fence && strcmp(state.status, "completed") == 0;
 }
 

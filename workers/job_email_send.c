@@ -20,24 +20,34 @@ struct letter {
 };
 
 struct address_row {
+    const char *email;
     struct id user_id;
-    bool active;
+    bool active, stale;
+    int64_t reserved_at;
 };
 
 static const struct field address_fields[] = {
+    F_STR(address_row, email, "email", 1, 320, 0),
     F_ID(address_row, user_id, "userId", 0),
     F_BOOL(address_row, active, "active", 0),
+    F_TIME(address_row, reserved_at, "reservedAt", 0),
+    F_BOOL(address_row, stale, "stale", 0),
 };
 static const struct shape shape_address = SHAPE(address_row, address_fields);
 
-struct account_row {
-    const char *name;
+struct profile_row {
+    struct id id;
+    const char *name, *role;
+    int64_t created_at;
 };
 
-static const struct field account_fields[] = {
-    F_STR(account_row, name, "name", 0, 1000, F_OPTIONAL),
+static const struct field profile_fields[] = {
+    F_ID(profile_row, id, "id", 0),
+    F_STR(profile_row, name, "name", 0, 1000, 0),
+    F_STR(profile_row, role, "role", 0, 100, 0),
+    F_TIME(profile_row, created_at, "createdAt", 0),
 };
-static const struct shape shape_account = SHAPE(account_row, account_fields);
+static const struct shape shape_profile = SHAPE(profile_row, profile_fields);
 
 static void letter_begin(struct letter *l, struct job *j, const char *to, const char *subject,
                          const char *name)
@@ -136,7 +146,7 @@ static enum err make_token(struct job *j, struct id user, const char **token_out
 
 /* Whose address it is: *user_out nil where there is no account. */
 static enum err find_account(struct job *j, const char *email, struct id *user_out,
-                             struct account_row *account_out)
+                             struct profile_row *account_out)
 {
     struct scope *sc = job_scope(j);
     struct place place = id_place_of_email(email);
@@ -147,7 +157,7 @@ static enum err find_account(struct job *j, const char *email, struct id *user_o
     e = pg_one(sc, q_emails_find(sc, place, email, RESERVATION_STALE_MS), &shape_address, &row);
     pg_release(sc);
     if (e == OK && row.active) {
-        e = pg_one(sc, q_users_by_id(sc, row.user_id), &shape_account, account_out);
+        e = pg_one(sc, q_users_profile(sc, row.user_id), &shape_profile, account_out);
         *user_out = row.user_id;
     } else if (e == OK) {
         return OK;
@@ -163,7 +173,7 @@ static enum err find_account(struct job *j, const char *email, struct id *user_o
 static enum err send_password_reset(struct job *j, const char *email)
 {
     struct scope *sc = job_scope(j);
-    struct account_row account;
+    struct profile_row account;
     struct letter l;
     struct id user;
     const char *token;

@@ -8,6 +8,7 @@
 
 #include "lib/config.h"
 #include "lib/crypto.h"
+#include "lib/instance.h"
 #include "lib/log.h"
 #include "lib/pg.h"
 #include "workers/worker.h"
@@ -42,6 +43,7 @@ static void block_signals(void)
 int main(int argc, char **argv)
 {
     static const struct option options[] = {{"queues", required_argument, NULL, 'q'}, {0}};
+    struct instance_plan plan = {.path = NULL};
     const char *queues = NULL;
     int option, status;
 
@@ -56,9 +58,12 @@ int main(int argc, char **argv)
     if (!config_load(stderr)) {
         return EXIT_CONFIG;
     }
+    /* A pool of connections of its own: a worker is an instance by itself. */
+    plan.databases = (int)config()->shard_count;
     block_signals();
     follow_supervisor();
     crypto_open();
+    instance_open(&plan);
     pg_open();
     status = worker_run(queues == NULL ? config()->worker_queues : queues);
     /* Threads that did not end in time may be within libraries: no clean-up that they could

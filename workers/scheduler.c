@@ -10,6 +10,7 @@
 #include "lib/clock.h"
 #include "lib/config.h"
 #include "lib/crypto.h"
+#include "lib/instance.h"
 #include "lib/log.h"
 #include "lib/pg.h"
 #include "lib/redis.h"
@@ -230,12 +231,14 @@ static void run(void)
 
 int main(void)
 {
+    struct instance_plan plan = {.path = NULL};
     uint8_t random[16];
 
     log_open("scheduler");
     if (!config_load(stderr)) {
         return EXIT_CONFIG;
     }
+    plan.databases = (int)config()->shard_count;
     sigemptyset(&signals);
     sigaddset(&signals, SIGTERM);
     sigaddset(&signals, SIGINT);
@@ -251,6 +254,7 @@ int main(void)
     crypto_open();
     crypto_random(random, sizeof(random));
     hex_encode(random, sizeof(random), lead.id);
+    instance_open(&plan);
     pg_open();
     log_event(LOG_INFO, "start", "a round every %lld ms", (long long)config()->scheduler_tick_ms);
     run();

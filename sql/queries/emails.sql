@@ -45,7 +45,7 @@ DELETE FROM emails WHERE email = $1 AND user_id = $2 AND NOT active;
 -- shard: place
 -- args: stale_ms bigint, max_rows bigint
 -- One shard's stale reservations, oldest first, for the sweep.
-SELECT email, user_id, active, reserved_at
+SELECT email, user_id
 FROM emails
 WHERE NOT active AND reserved_at < now() - $1::bigint * interval '1 ms'
 ORDER BY reserved_at, email
