@@ -59,8 +59,7 @@ def test_configuration_shows_values_and_masks_every_secret(stack, admin):
 def test_an_administrator_made_by_the_operators_tool_may_see_the_configuration(stack):
     from harness.client import random_email
     email, password = random_email(), "an operator's long secret"
-    done = stack.ctl("user", "create-admin", "--email", email, "--name", "Operator",
-                     text=password + "\n")
+    done = stack.ctl("user", "create-admin", email, "Operator", text=password + "\n")
     assert done.returncode == 0, done.stdout + done.stderr
     assert password not in done.stdout + done.stderr
     client = stack.client()

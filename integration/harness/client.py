@@ -161,6 +161,7 @@ class User:
 
     def second_client(self, address=None):
         """A client with a session of its own."""
+        address = address or random_address()
         reply = self.login(address)
         assert reply.status == 200, repr(reply)
         return Client(self.base_url, address=address, token=reply.json["token"])

@@ -61,7 +61,8 @@ class Contract:
         """What is wrong with a reply, as sentences; empty where it keeps the contract.
 
         exchange: dict with method, path, requestBody (text or None), status, headers, body (text)."""
-        key = canonical_key(exchange["method"], exchange["path"])
+        method = "GET" if exchange["method"] == "HEAD" else exchange["method"]
+        key = canonical_key(method, exchange["path"])
         operation = self.operations.get(key)
         if operation is None:
             return self._faults_of_no_operation(exchange)
