@@ -1,8 +1,10 @@
-/* json-c does the parsing; this module closes the doors it leaves open: duplicate names, NULs, text behind the value. */
+/* json-c builds the values; json_scan.c has judged the text before, and duplicate names are found by counting. */
 #include "lib/json.h"
 
 #include <json-c/json.h>
 #include <math.h>
+
+#include "lib/json_scan.h"
 
 static struct json_object *object_of(const struct json *value)
 {
@@ -33,90 +35,55 @@ static size_t count_members(struct json_object *object)
     return n;
 }
 
-/* Members as written: colons outside of strings. The text is known to be well-formed. */
-static size_t count_colons(const char *text, size_t len)
-{
-    bool in_string = false;
-    size_t n = 0, i;
-
-    for (i = 0; i < len; i++) {
-        if (in_string && text[i] == '\\') {
-            i++;
-        } else if (text[i] == '"') {
-            in_string = !in_string;
-        } else if (text[i] == ':' && !in_string) {
-            n++;
-        }
-    }
-    return n;
-}
-
 static void put_object(void *p)
 {
     json_object_put(p);
 }
 
-static bool is_blank(const char *text, size_t len)
+/* Build the values of a text that json_scan() has passed. */
+static enum err build(struct scope *sc, const char *text, size_t len,
+                      struct json_object **object_out)
 {
-    return strspn(text, " \t\r\n") >= len;
-}
-
-static enum err parse_with(struct scope *sc, struct json_tokener *tokener, const char *text,
-                           size_t len, struct json_object **object_out)
-{
+    struct json_tokener *tokener = json_tokener_new_ex(JSON_DEPTH_MAX);
     enum json_tokener_error why;
-    size_t end;
 
+    if (tokener == NULL) {
+        return scope_fail(sc, ERR_INTERNAL, "no memory for a JSON parser");
+    }
     *object_out = json_tokener_parse_ex(tokener, text, (int)len);
     why = json_tokener_get_error(tokener);
     if (why == json_tokener_continue) {
-        /* A number at the end is complete only when something follows it. */
-        *object_out = json_tokener_parse_ex(tokener, "", -1);
+        *object_out = json_tokener_parse_ex(tokener, " ", 1); /* a bare number ends only there */
         why = json_tokener_get_error(tokener);
     }
-    end = json_tokener_get_parse_end(tokener);
+    json_tokener_free(tokener);
     if (*object_out != NULL) {
         arena_defer(sc->arena, put_object, *object_out);
     }
-    if (why != json_tokener_success) {
-        return scope_refuse(sc, ERR_BAD_JSON, "%s near byte %zu",
-                            why == json_tokener_continue ? "the text ends too early"
-                                                         : json_tokener_error_desc(why),
-                            end < len ? end : len);
-    }
-    if (end < len && !is_blank(text + end, len - end)) {
-        return scope_refuse(sc, ERR_BAD_JSON, "text behind the value at byte %zu", end);
-    }
-    return OK;
+    return why == json_tokener_success
+               ? OK
+               : scope_refuse(sc, ERR_BAD_JSON, "%s", json_tokener_error_desc(why));
 }
 
 enum err json_parse(struct scope *sc, const char *text, size_t len, const struct json **value_out)
 {
-    struct json_tokener *tokener;
     struct json_object *object = NULL;
-    enum err e;
+    struct json_fault fault;
+    size_t members;
 
-    if (memchr(text, '\0', len) != NULL) {
-        return scope_refuse(sc, ERR_BAD_JSON, "a NUL byte in the text");
+    *value_out = NULL;
+    if (len > INT32_MAX / 2 || !utf8_valid(text, len)) {
+        return scope_refuse(sc, ERR_BAD_JSON, "the text is not UTF-8, or too long");
     }
-    if (!utf8_valid(text, len)) {
-        return scope_refuse(sc, ERR_BAD_JSON, "the text is not UTF-8");
+    if (!json_scan(text, len, JSON_DEPTH_MAX, &members, &fault)) {
+        return scope_refuse(sc, ERR_BAD_JSON, "%s at byte %zu", fault.why, fault.at);
     }
-    if (len > INT32_MAX / 2 || is_blank(text, len)) {
-        return scope_refuse(sc, ERR_BAD_JSON, "the text is empty or too long");
-    }
-    tokener = json_tokener_new_ex(JSON_DEPTH_MAX);
-    if (tokener == NULL) {
-        return scope_fail(sc, ERR_INTERNAL, "no memory for a JSON parser");
-    }
-    json_tokener_set_flags(tokener, JSON_TOKENER_STRICT | JSON_TOKENER_VALIDATE_UTF8);
-    e = parse_with(sc, tokener, text, len, &object);
-    json_tokener_free(tokener);
-    if (e == OK && count_members(object) != count_colons(text, len)) {
-        e = scope_refuse(sc, ERR_BAD_JSON, "a member name occurs twice in one object");
+    TRY(build(sc, text, len, &object));
+    if (count_members(object) != members) {
+        return scope_refuse(sc, ERR_BAD_JSON, "a member name occurs twice in one object");
     }
     *value_out = value_of(object);
-    return e;
+    return OK;
 }
 
 enum json_kind json_kind(const struct json *value)
