@@ -6,6 +6,8 @@
 
 #include "lib/clock.h"
 
+enum { NAME_TOLD_MAX = 64 }; /* bytes of an unknown member's name that a violation repeats */
+
 static void *slot(const struct field *f, void *base)
 {
     return (char *)base + f->offset;
@@ -91,10 +93,13 @@ static enum err read_str(struct scope *sc, const struct field *f, const char *pa
     if (text == NULL) {
         return wrong_type(sc, path, "a string");
     }
+    if (strlen(text) == len && f->flags & F_TRIM) {
+        text = trimmed(sc->arena, text);
+        len = strlen(text);
+    }
     if (strlen(text) != len || has_control(text)) {
         return scope_violation(sc, path, "format", "must not contain control characters");
     }
-    text = f->flags & F_TRIM ? trimmed(sc->arena, text) : text;
     n = utf8_length(text);
     if ((int64_t)n < f->min || (int64_t)n > f->max) {
         return scope_violation(sc, path, "length", "must have %lld to %lld characters",
@@ -107,16 +112,16 @@ static enum err read_str(struct scope *sc, const struct field *f, const char *pa
 static enum err read_word(struct scope *sc, const struct field *f, const char *path,
                           const struct json *value, void *out)
 {
-    const char *text = json_str(value, NULL);
+    size_t len, i;
+    const char *text = json_str(value, &len);
     struct strbuf list;
-    size_t i;
 
     if (text == NULL) {
         return wrong_type(sc, path, "a string");
     }
     strbuf_init(&list, sc->arena, 64);
     for (i = 0; f->words[i] != NULL; i++) {
-        if (strcmp(f->words[i], text) == 0) {
+        if (strcmp(f->words[i], text) == 0 && strlen(text) == len) {
             *(const char **)slot(f, out) = f->words[i];
             return OK;
         }
@@ -175,12 +180,13 @@ static enum err read_id(struct scope *sc, const struct field *f, const char *pat
 static enum err read_time(struct scope *sc, const struct field *f, const char *path,
                           const struct json *value, void *out)
 {
-    const char *text = json_str(value, NULL);
+    size_t len;
+    const char *text = json_str(value, &len);
 
     if (text == NULL) {
         return wrong_type(sc, path, "a string");
     }
-    if (!clock_parse(text, slot(f, out))) {
+    if (strlen(text) != len || !clock_parse(text, slot(f, out))) {
         return scope_violation(sc, path, "format", "must be an RFC 3339 time");
     }
     return OK;
@@ -238,13 +244,28 @@ struct unknown_check {
     const char *prefix;
 };
 
+/* Length of the name, or of what is told of a long one: cut between characters. A client chooses such names, so they must not
+ * fill the arena and the reply. */
+static int told_length(const char *name)
+{
+    size_t len = strnlen(name, NAME_TOLD_MAX + 1);
+
+    if (len > NAME_TOLD_MAX) {
+        for (len = NAME_TOLD_MAX; len > 0 && ((unsigned char)name[len] & 0xc0) == 0x80; len--) {
+        }
+    }
+    return (int)len;
+}
+
 static bool check_member(void *context, const char *name, const struct json *value)
 {
     struct unknown_check *check = context;
 
     (void)value;
     if (readable_field(check->shape, name) == NULL) {
-        (void)scope_violation(check->sc, arena_printf(check->sc->arena, "%s%s", check->prefix, name),
+        (void)scope_violation(check->sc,
+                              arena_printf(check->sc->arena, "%s%.*s", check->prefix,
+                                           told_length(name), name),
                               "unknown", "is not a member of this object");
     }
     return check->sc->n_violations < VIOLATIONS_MAX;
