@@ -52,16 +52,24 @@ static const struct field convert_fields[] = {
 };
 static const struct shape shape_convert = SHAPE(convert_in, convert_fields);
 
-/* What libvorbis 1.3 takes in bit/s a channel, measured: it couples two channels. Above 50 kHz it
- * knows only quality. */
+/* What libvorbis 1.3 takes in bit/s a channel, measured: it couples two channels, and has a table
+ * of its own for six. Above 50 kHz it knows only quality. */
+struct vorbis_range {
+    int64_t min, max;
+};
+
 struct vorbis_band {
     int64_t rate_below;
-    int64_t bitrate_min, stereo_min, bitrate_max;
+    struct vorbis_range two, six, other;
 };
 
 static const struct vorbis_band vorbis_bands[] = {
-    {9000, 8000, 6000, 42000},    {15000, 12000, 8000, 50000},   {19000, 16000, 12000, 100000},
-    {26000, 16000, 15000, 90000}, {40000, 30000, 18000, 190000}, {50001, 32000, 22500, 240000},
+    {9000, {6000, 42000}, {8000, 42000}, {8000, 42000}},
+    {15000, {8000, 50000}, {12000, 50000}, {12000, 50000}},
+    {19000, {12000, 100000}, {16000, 100000}, {16000, 100000}},
+    {26000, {15000, 90000}, {16000, 90000}, {16000, 90000}},
+    {40000, {18000, 190000}, {30000, 190000}, {30000, 190000}},
+    {50001, {22500, 250000}, {14000, 240000}, {32000, 240000}},
 };
 
 /* The highest bit/s a channel that libopus takes. */
@@ -138,7 +146,7 @@ static enum err check_convert(struct scope *sc, const struct convert_in *in)
 static enum err check_vorbis(struct scope *sc, int64_t bitrate, int64_t rate, int64_t channels)
 {
     const struct vorbis_band *band = vorbis_bands;
-    int64_t least, most;
+    const struct vorbis_range *range;
 
     while (band < vorbis_bands + ARRAY_LEN(vorbis_bands) && rate >= band->rate_below) {
         band++;
@@ -147,12 +155,12 @@ static enum err check_vorbis(struct scope *sc, int64_t bitrate, int64_t rate, in
         return scope_violation(sc, "bitrate", "value", "ogg takes only quality at %lld Hz",
                                (long long)rate);
     }
-    least = channels * (channels == 2 ? band->stereo_min : band->bitrate_min);
-    most = channels * band->bitrate_max;
-    if (bitrate < least || bitrate > most) {
+    range = channels == 2 ? &band->two : channels == 6 ? &band->six : &band->other;
+    if (bitrate < range->min * channels || bitrate > range->max * channels) {
         return scope_violation(sc, "bitrate", "range",
                                "must be from %lld to %lld for ogg with %lld channels at %lld Hz",
-                               (long long)least, (long long)most, (long long)channels,
+                               (long long)(range->min * channels),
+                               (long long)(range->max * channels), (long long)channels,
                                (long long)rate);
     }
     return OK;
