@@ -12,8 +12,7 @@
 
 enum {
     ANSWER_GRACE_MS = 500, /* a statement that its timeout has ended is told to us within this */
-    ROLLBACK_MS = 1000,    /* longer, and closing the connection is the better rollback */
-    COLUMNS_MAX = 64
+    ROLLBACK_MS = 1000     /* longer, and closing the connection is the better rollback */
 };
 
 enum err pg_err_of_sqlstate(const char *sqlstate)
@@ -87,9 +86,9 @@ static enum err fail(struct scope *sc, const char *name, enum pg_fate fate, bool
 
 /* Run once on the lease's connection and take note of what that says about the connection. */
 static enum pg_fate talk(struct scope *sc, struct pg_lease *l, const struct pg_query *q,
-                         struct pg_answer *a)
+                         int64_t start_us, struct pg_answer *a)
 {
-    int64_t start_us = clock_mono_us(), now_ms = start_us / 1000, end_us;
+    int64_t now_ms = start_us / 1000, end_us;
     enum pg_fate fate =
         pg_conn_query(l->conn, q, l->tx == PG_TX_PENDING, now_ms, answer_until_ms(sc, now_ms), a);
 
@@ -117,18 +116,18 @@ static enum err run(struct scope *sc, const struct pg_query *q, enum pg_kind kin
     struct pg_lease *l;
     enum pg_fate fate;
     bool in_tx, is_first;
-    int64_t now_ms;
+    int64_t start_us, waited_us = sc->timing.pool_wait_us;
     int tries;
 
     if (q->kind != kind) {
         return scope_fail(sc, ERR_INTERNAL, "%s is called as another kind", q->name);
     }
-    now_ms = clock_mono_ms();
-    if (now_ms >= sc->deadline_mono_ms) {
+    start_us = clock_mono_us();
+    if (start_us / 1000 >= sc->deadline_mono_ms) {
         return scope_fail(sc, ERR_TIMED_OUT, "%s: no time left to ask", q->name);
     }
     sc->shard = pg_shard_of(q->place);
-    TRY(pg_pool_lease(sc, sc->shard, now_ms, &l));
+    TRY(pg_pool_lease(sc, sc->shard, start_us / 1000, &l));
     in_tx = l->tx != PG_TX_NONE;
     is_first = l->tx == PG_TX_PENDING; /* of its transaction: without it nothing has been done */
     for (tries = 0;; tries++) {
@@ -137,7 +136,10 @@ static enum err run(struct scope *sc, const struct pg_query *q, enum pg_kind kin
                               "shard %d: %s: the transaction's connection was lost", sc->shard,
                               q->name);
         }
-        fate = talk(sc, l, q, a);
+        if (tries > 0 || sc->timing.pool_wait_us != waited_us) {
+            start_us = clock_mono_us();
+        }
+        fate = talk(sc, l, q, start_us, a);
         if (fate == PG_FINE) {
             return OK;
         }
@@ -152,67 +154,6 @@ static enum err run(struct scope *sc, const struct pg_query *q, enum pg_kind kin
     }
 }
 
-enum { NO_FIELD = UINT8_MAX };
-
-/* Which field each column goes to, or NO_FIELD for a column that this reader does not want: looked up by name,
- * beginning behind the last hit, since most queries name columns in the order of the shape. */
-static enum err map_columns(struct scope *sc, const char *name, const struct shape *shape,
-                            const struct pg_answer *a, uint8_t map[COLUMNS_MAX])
-{
-    int column, n = pg_answer_columns(a);
-    size_t at = 0, tried;
-
-    if (n > COLUMNS_MAX || shape->n_fields >= NO_FIELD) {
-        return scope_fail(sc, ERR_INTERNAL, "%s: too many columns", name);
-    }
-    for (column = 0; column < n; column++) {
-        const char *text = pg_answer_column(a, column);
-
-        for (tried = 0; tried < shape->n_fields; tried++) {
-            if (strcmp(shape->fields[at].column, text) == 0) {
-                break;
-            }
-            at = at + 1 < shape->n_fields ? at + 1 : 0;
-        }
-        map[column] = tried == shape->n_fields ? NO_FIELD : (uint8_t)at;
-        at = at + 1 < shape->n_fields ? at + 1 : 0;
-    }
-    return OK;
-}
-
-static enum err set_row(struct scope *sc, const struct shape *shape, const struct pg_answer *a,
-                        int row, const uint8_t map[COLUMNS_MAX], void *out)
-{
-    int column, n = pg_answer_columns(a);
-    size_t len;
-
-    shape_clear(shape, out);
-    for (column = 0; column < n; column++) {
-        const char *text;
-
-        if (map[column] == NO_FIELD) {
-            continue;
-        }
-        text = pg_answer_value(a, row, column, &len);
-        TRY(shape_set_text(sc, &shape->fields[map[column]], text, len, out));
-    }
-    return OK;
-}
-
-/* All rows into the array. */
-static enum err set_rows(struct scope *sc, const char *name, const struct shape *shape,
-                         const struct pg_answer *a, int n, void *items)
-{
-    uint8_t map[COLUMNS_MAX];
-    int row;
-
-    TRY(map_columns(sc, name, shape, a, map));
-    for (row = 0; row < n; row++) {
-        TRY(set_row(sc, shape, a, row, map, (char *)items + (size_t)row * shape->size));
-    }
-    return OK;
-}
-
 enum err pg_one(struct scope *sc, struct pg_query q, const struct shape *shape, void *out)
 {
     struct pg_answer a;
@@ -224,12 +165,12 @@ enum err pg_one(struct scope *sc, struct pg_query q, const struct shape *shape, 
         e = ERR_NOT_FOUND;
         break;
     case 1:
-        e = set_rows(sc, q.name, shape, &a, 1, out);
+        e = pg_rows_read(sc, q.name, shape, &a, 1, out);
         break;
     default:
         e = scope_fail(sc, ERR_INTERNAL, "%s: more than one row", q.name);
     }
-    pg_answer_done(&a);
+    pg_rows_keep(sc, &a);
     return e;
 }
 
@@ -245,8 +186,8 @@ enum err pg_many(struct scope *sc, struct pg_query q, const struct shape *shape,
     TRY(run(sc, &q, PG_MANY, &a));
     n = pg_answer_rows(&a);
     items = arena_alloc(sc->arena, (size_t)n * shape->size);
-    e = set_rows(sc, q.name, shape, &a, n, items);
-    pg_answer_done(&a);
+    e = pg_rows_read(sc, q.name, shape, &a, n, items);
+    pg_rows_keep(sc, &a);
     if (e == OK) {
         *(void **)items_out = items;
         *n_out = (size_t)n;

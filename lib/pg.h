@@ -41,7 +41,8 @@ void pg_open(void);
 /* Close all idle connections. */
 void pg_close(void);
 
-/* Exactly one row into *out; columns that the shape does not name are left out, fields without a column are absent. ERR_NOT_FOUND for none. Others: ERR_POOL_SATURATED,
+/* Exactly one row into *out; columns that the shape does not name are left out, fields without a
+ * column are absent. ERR_NOT_FOUND for none. Others: ERR_POOL_SATURATED,
  * ERR_DEPENDENCY_UNAVAILABLE (nothing was done), ERR_WRITE_UNKNOWN (connection lost during a
  * write outside a transaction, or at commit), ERR_CONFLICT (unique violation), ERR_TIMED_OUT,
  * ERR_INTERNAL. */

@@ -419,3 +419,8 @@ void pg_answer_done(struct pg_answer *a)
     PQclear(a->rows);
     a->rows = NULL;
 }
+
+void pg_answer_free_rows(void *rows)
+{
+    PQclear(rows);
+}

@@ -89,6 +89,19 @@ const char *pg_answer_tag(const struct pg_answer *a);
 /* Free the rows. */
 void pg_answer_done(struct pg_answer *a);
 
+/* The same for the rows alone, as an arena's clean-up. */
+void pg_answer_free_rows(void *rows);
+
+/* --- Rows. --- */
+
+/* The first n rows into an array of the shape's structs. Texts stay in the answer. ERR_INTERNAL
+ * where a column is not in the shape or a value does not parse. */
+MUST_USE enum err pg_rows_read(struct scope *sc, const char *name, const struct shape *shape,
+                               const struct pg_answer *a, int n, void *items);
+
+/* Let the arena end the answer, since structs point into it. */
+void pg_rows_keep(struct scope *sc, struct pg_answer *a);
+
 /* --- Pools and leases. --- */
 
 enum pg_tx {
