@@ -70,31 +70,14 @@ struct media_s3_sink {
 
 struct s3_source {
     const char *key, *etag;
-    struct arena *arena; /* of one request: a long file takes thousands */
 };
 
 static enum err source_read(void *context, struct scope *sc, int64_t offset, size_t len,
                             void *buffer, size_t *got_out)
 {
     const struct s3_source *s = context;
-    struct scope mine = *sc;
-    enum err e;
 
-    mine.arena = s->arena;
-    e = s3_get_range(&mine, s->key, s->etag, offset, len, buffer, got_out);
-    sc->timing = mine.timing;
-    if (e != OK) {
-        e = scope_fail(sc, e, "%s", mine.cause == NULL ? "s3" : mine.cause);
-    }
-    arena_reset(s->arena);
-    return e;
-}
-
-static void source_done(void *p)
-{
-    struct s3_source *s = p;
-
-    arena_close(&s->arena);
+    return s3_get_range(sc, s->key, s->etag, offset, len, buffer, got_out);
 }
 
 void media_source_s3(struct scope *sc, const char *key, const char *etag, int64_t size,
@@ -102,8 +85,7 @@ void media_source_s3(struct scope *sc, const char *key, const char *etag, int64_
 {
     struct s3_source *s = arena_new(sc->arena, struct s3_source);
 
-    *s = (struct s3_source){.key = key, .etag = etag, .arena = arena_open(REQUEST_ARENA_BYTES)};
-    arena_defer(sc->arena, source_done, s);
+    *s = (struct s3_source){.key = key, .etag = etag};
     *source_out = (struct media_source){.read = source_read, .context = s, .size = size};
 }
 

@@ -1,0 +1,505 @@
+"""The media child by itself: maxbooster-media under media_run(), on local files, with no stack around it."""
+import array
+import glob
+import hashlib
+import json
+import os
+import pathlib
+import re
+import struct
+import subprocess
+import time
+import zlib
+
+import pytest
+
+from harness import audio, tracks
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+BIN = pathlib.Path(os.environ.get("MEDIA_BIN", ROOT / "build/bin"))
+FORMATS = ["mp3", "wav", "flac", "aac", "m4a", "ogg", "opus"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def programs():
+    """The programs are built."""
+    if "MEDIA_BIN" not in os.environ:
+        subprocess.run(["make", "-s", "build/bin/media-driver", "build/bin/maxbooster-media"],
+                       cwd=ROOT, check=True, timeout=600)
+
+
+class Media:
+    """Runs the driver in a folder of its own."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def file(self, name, data):
+        """A file of these bytes."""
+        path = self.folder / name
+        path.write_bytes(data)
+        return path
+
+    def call(self, *words, ok=True, env=None, wrap=()):
+        """The driver's JSON."""
+        done = subprocess.run([*wrap, str(BIN / "media-driver"), *map(str, words)], capture_output=True,
+                              timeout=300, env={"PATH": "/usr/bin:/bin", **(env or {})}, check=False)
+        assert done.returncode == (0 if ok else 1), (done.returncode, done.stdout, done.stderr)
+        return json.loads(done.stdout.splitlines()[0])
+
+    def probe(self, data, ok=True):
+        """What it says of these bytes."""
+        return self.call("probe", self.file("input", data), ok=ok)
+
+    def run(self, operation, params, data, ok=True, options=(), **more):
+        """Result and outputs of an operation."""
+        for old in glob.glob(str(self.folder / "out.*")):
+            os.unlink(old)
+        result = self.call(*options, "run", operation, json.dumps(params), self.folder / "out",
+                           self.file("input", data), ok=ok, **more)
+        found = {int(p.rsplit(".", 1)[1]): pathlib.Path(p).read_bytes()
+                 for p in glob.glob(str(self.folder / "out.*"))}
+        return result, found
+
+    def convert(self, params, data):
+        """Result and bytes of a conversion whose figures are checked."""
+        result, files = self.run("convert", params, data)
+        assert result["size"] == len(files[0])
+        assert result["sha256"] == hashlib.sha256(files[0]).hexdigest()
+        return result, files[0]
+
+
+@pytest.fixture
+def media(tmp_path):
+    """The driver."""
+    return Media(tmp_path)
+
+
+# ---- probe ----
+
+@pytest.mark.parametrize("make,want", [
+    (tracks.wav, {"container": "wav", "codec": "pcm_s16le", "sampleRate": 44100, "channels": 2, "bitDepth": 16,
+                  "durationMs": 10000}),
+    (tracks.flac, {"container": "flac", "codec": "flac", "channels": 2, "bitDepth": 16}),
+    (tracks.eight_bit_mono, {"codec": "pcm_u8", "sampleRate": 8000, "channels": 1, "bitDepth": 8,
+                             "durationMs": 4000}),
+    (tracks.deep_wav, {"codec": "pcm_s24le", "sampleRate": 96000, "bitDepth": 24, "durationMs": 4000}),
+    (tracks.deep_flac, {"codec": "flac", "sampleRate": 96000, "bitDepth": 24, "durationMs": 4000}),
+    (tracks.six_channels, {"codec": "flac", "channels": 6}),
+    (tracks.with_cover, {"container": "mp3", "codec": "mp3", "channels": 2, "bitDepth": 0}),
+    (tracks.hour_of_silence, {"codec": "flac", "durationMs": 3600000}),
+    (tracks.speech, {"codec": "pcm_s16le", "channels": 1}),
+    (tracks.ogg_named_mp3, {"container": "ogg", "codec": "vorbis"}),
+    (tracks.truncated_wav, {"codec": "pcm_s16le", "durationMs": 1700}),
+], ids=lambda v: getattr(v, "__name__", None))
+def test_probe_tells_what_a_file_is(media, make, want):
+    told = media.probe(make())
+    assert {k: told[k] for k in want} == want
+
+
+@pytest.mark.parametrize("make", [tracks.music, tracks.short_mp3, tracks.with_cover])
+def test_probe_tells_the_duration_of_an_mp3_as_decoding_does(media, make):
+    data = make()
+    told = media.probe(data)
+    rate = told["sampleRate"]
+    decoded = len(audio.decode(data, rate, 1)) * 1000 / rate
+    assert abs(told["durationMs"] - decoded) <= 60  # one frame, and the encoder's padding
+
+
+@pytest.mark.parametrize("data,code", [
+    (lambda: b"", "empty"),
+    (tracks.zip_archive, "not_audio"),
+    (tracks.text, "not_audio"),
+    (tracks.noise, "not_audio"),
+    (lambda: b"\0" * 100000, "not_audio"),
+    (lambda: b"RIFF", "not_audio"),
+    (lambda: tracks.wav()[:44], "corrupt"),
+    (lambda: tracks.flac()[:60], "corrupt"),
+    (tracks.picture, "not_audio"),
+    (lambda: b"#EXTM3U\nfile:///etc/passwd\n", "not_audio"),
+    (lambda: b"ffconcat version 1.0\nfile /etc/passwd\n", "not_audio"),
+], ids=["empty", "zip", "text", "noise", "zeros", "riff", "head", "flac-head", "png", "playlist", "concat"])
+def test_what_is_no_audio_is_refused(media, data, code):
+    told = media.probe(data(), ok=False)
+    assert (told["error"], told["field"], told["code"]) == ("media_invalid", "file", code)
+
+
+def header(rate=44100, channels=2, bits=16, data=b"\0" * 4000, claim=None):
+    """A WAV of any claims."""
+    block = channels * bits // 8
+    size = len(data) if claim is None else claim
+    return (b"RIFF" + struct.pack("<I", (36 + size) & 0xffffffff) + b"WAVEfmt " + struct.pack(
+        "<IHHIIHH", 16, 1, channels, rate, (rate * block) & 0xffffffff, block & 0xffff, bits)
+        + b"data" + struct.pack("<I", size & 0xffffffff) + data)
+
+
+@pytest.mark.parametrize("data,code", [
+    (header(rate=500), "sample_rate"),
+    (header(rate=4000000), "sample_rate"),
+    (header(channels=9), "channels"),
+    (header(channels=60000, bits=8), "channels"),
+    (header(rate=1000, channels=1, bits=8, data=b"\x80" * 2000), "too_long"),
+], ids=["slow", "fast", "nine", "sixty-thousand", "long"])
+def test_absurd_claims_are_refused(media, data, code):
+    told = media.call("probe", media.file("input", data), ok=False, env={"MEDIA_DURATION_MAX_S": "1"})
+    assert told["code"] == code
+
+
+def test_a_film_without_sound_is_refused_and_with_sound_is_heard(media, tmp_path):
+    base = ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", "testsrc=d=1:s=64x64"]
+    subprocess.run([*base, tmp_path / "a.mp4"], check=True)
+    subprocess.run([*base, "-f", "lavfi", "-i", "sine=d=1", tmp_path / "b.mp4"], check=True)
+    assert media.probe((tmp_path / "a.mp4").read_bytes(), ok=False)["code"] == "no_audio"
+    assert media.probe((tmp_path / "b.mp4").read_bytes())["codec"] == "aac"
+
+
+# ---- waveform ----
+
+def expected_peaks(samples, channels, zoom):
+    return audio.peaks(audio.mono(samples, channels), zoom)
+
+
+@pytest.mark.parametrize("make,channels", [(tracks.wav, 2), (tracks.flac, 2), (tracks.speech, 1),
+                                           (tracks.six_channels, 6)])
+def test_waveform_is_exactly_what_the_samples_say(media, make, channels):
+    data = make()
+    samples = audio.decode(data, media.probe(data)["sampleRate"], channels)
+    result, files = media.run("waveform", {"zoom": [64, 1000], "bits": 16}, data)
+    assert [f["format"] for f in result["files"]] == ["dat", "json", "dat", "json", "png"]
+    for i, zoom in enumerate([64, 1000]):
+        want = expected_peaks(samples, channels, zoom)
+        dat, told = audio.parse_dat(files[2 * i]), json.loads(files[2 * i + 1])
+        assert list(dat["points"]) == want
+        assert told["data"] == want
+        assert (told["length"], told["samples_per_pixel"], told["version"]) == (len(want) // 2, zoom, 2)
+    for f in result["files"]:
+        body = files[f["output"]]
+        assert (f["size"], f["sha256"]) == (len(body), hashlib.sha256(body).hexdigest())
+
+
+def test_waveform_in_8_bits_and_per_channel(media):
+    data = tracks.wav(5)
+    samples = audio.decode(data, 44100, 2)
+    _, files = media.run("waveform", {"zoom": 256, "bits": 8, "perChannel": True}, data)
+    dat = audio.parse_dat(files[0])
+    left, right = (audio.peaks(samples[c::2], 256) for c in (0, 1))
+    want = [int(v / 256) for pair in zip(left[::2], left[1::2], right[::2], right[1::2]) for v in pair]
+    assert (dat["version"], dat["bits"], dat["channels"]) == (2, 8, 2)
+    assert list(dat["points"]) == want
+    assert json.loads(files[1])["data"] == want
+
+
+@pytest.mark.parametrize("version", [None, 1, 2])
+def test_waveform_version_is_as_asked_for_and_like_audiowaveform_otherwise(media, version):
+    params = {"zoom": 256} if version is None else {"zoom": 256, "version": version}
+    _, files = media.run("waveform", params, tracks.wav(5))
+    assert audio.parse_dat(files[0])["version"] == (version or 1)
+    assert audio.parse_dat(files[0])["channels"] == 1
+
+
+def test_waveform_of_24_bits_is_cut_to_16(media):
+    data = tracks.deep_wav()
+    raw = subprocess.run(["ffmpeg", "-v", "error", "-i", "-", "-f", "s32le", "-"], input=data,
+                         capture_output=True, check=True).stdout
+    wide = array.array("i")
+    wide.frombytes(raw)
+    _, files = media.run("waveform", {"zoom": 512}, data)
+    assert list(audio.parse_dat(files[0])["points"]) == expected_peaks([v >> 16 for v in wide], 2, 512)
+
+
+def test_waveform_of_lossy_input_is_within_one_8_bit_step(media):
+    data = tracks.with_cover()
+    rate = media.probe(data)["sampleRate"]
+    samples = audio.decode(data, rate, 2)
+    _, files = media.run("waveform", {"pixelsPerSecond": 100, "bits": 8}, data)
+    dat = audio.parse_dat(files[0])
+    assert dat["samplesPerPixel"] == rate // 100
+    want = [int(v / 256) for v in expected_peaks(samples, 2, rate // 100)]
+    assert audio.max_difference(list(dat["points"]), want) <= 1
+
+
+def png_rows(data):
+    """Width, height, palette, transparency and rows of indexes of a PNG without interlacing and filters."""
+    at, chunks = 8, {}
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    while at < len(data):
+        length, kind = struct.unpack_from(">I4s", data, at)
+        body = data[at + 8:at + 8 + length]
+        assert zlib.crc32(kind + body) == struct.unpack_from(">I", data, at + 8 + length)[0]
+        chunks[kind] = chunks.get(kind, b"") + body
+        at += 12 + length
+    width, height = struct.unpack_from(">II", chunks[b"IHDR"])
+    raw = zlib.decompress(chunks[b"IDAT"])
+    return width, height, chunks[b"PLTE"], chunks.get(b"tRNS"), [
+        raw[y * (width + 1) + 1:(y + 1) * (width + 1)] for y in range(height)]
+
+
+def test_the_picture_has_the_size_and_colours_and_shape_asked_for(media):
+    _, files = media.run("waveform", {"width": 640, "height": 100, "zoom": 256, "colors": {
+        "background": "#10203000", "waveform": "#ff8000"}}, tracks.wav())
+    width, height, palette, clear, rows = png_rows(files[2])
+    assert (width, height) == (640, 100)
+    assert palette[127 * 3:127 * 3 + 3] == b"\xff\x80\x00"
+    assert clear[0] == 0 and clear[127] == 255
+    assert set(rows[0]) == {0}  # nothing at the very edge
+    assert all(rows[50]) or all(rows[49])  # a line in the middle, also where it is quiet
+    loud = [sum(1 for y in range(100) if rows[y][x]) for x in range(640)]
+    assert max(loud) > 30
+
+
+def test_waveform_of_a_cut_off_file_gives_what_is_there(media):
+    result, files = media.run("waveform", {"zoom": 256}, tracks.truncated())
+    assert 2000 < result["durationMs"] < 3000
+    assert audio.parse_dat(files[0])["length"] > 100
+
+
+@pytest.mark.parametrize("params,field", [
+    ({"bits": 7}, "bits"), ({"zoom": 1}, "zoom"), ({"zoom": [256] * 9}, "zoom"), ({"zoom": "x"}, "zoom"),
+    ({"zoom": 256, "pixelsPerSecond": 10}, "pixelsPerSecond"), ({"pixelsPerSecond": 30000}, "pixelsPerSecond"),
+    ({"version": 1, "perChannel": True}, "version"), ({"width": 0}, "width"), ({"height": 99999}, "height"),
+    ({"colors": {"waveform": "red"}}, "colors.waveform"), ({"colors": {"background": "#12345"}}, "colors.background"),
+])
+def test_waveform_refuses_what_does_not_fit(media, params, field):
+    told, files = media.run("waveform", params, tracks.wav(5), ok=False)
+    assert (told["error"], told["field"]) == ("validation_failed", field)
+    assert not any(files.values())
+
+
+# ---- convert ----
+
+@pytest.mark.parametrize("target", FORMATS)
+def test_convert_gives_each_format_at_full_length(media, target):
+    result, data = media.convert({"format": target}, tracks.flac())
+    stream, container = audio.ffprobe(data)
+    assert result["format"] == target and result["codec"] == stream["codec_name"]
+    assert result["sampleRate"] == int(stream["sample_rate"])
+    assert result["channels"] == stream["channels"] == 2
+    want = media.probe(tracks.flac())["durationMs"]
+    assert abs(result["durationMs"] - want) <= 1
+    got = len(audio.decode(data, result["sampleRate"], 1)) * 1000 / result["sampleRate"]
+    assert abs(got - want) <= (60 if target in ("aac", "m4a") else 1)
+    if target in ("m4a", "mp3", "wav", "flac"):
+        assert abs(float(container["duration"]) * 1000 - want) <= 60
+
+
+@pytest.mark.parametrize("target", ["wav", "flac"])
+@pytest.mark.parametrize("make,form", [(tracks.wav, "s16le"), (tracks.deep_flac, "s24le"), (tracks.six_channels, "s16le")])
+def test_lossless_to_lossless_changes_no_sample(media, make, form, target):
+    source = make()
+    result, data = media.convert({"format": target}, source)
+
+    def samples(body):
+        return subprocess.run(["ffmpeg", "-v", "error", "-i", "-", "-f", form, "-"], input=body,
+                              capture_output=True, check=True).stdout
+    assert result["bitDepth"] == (24 if form == "s24le" else 16)
+    assert samples(data) == samples(source)
+
+
+def test_headers_that_are_corrected_in_the_end_are_right(media, tmp_path):
+    _, wav = media.convert({"format": "wav"}, tracks.flac())
+    assert struct.unpack_from("<I", wav, 4)[0] == len(wav) - 8
+    at = wav.index(b"data")
+    assert struct.unpack_from("<I", wav, at + 4)[0] == len(wav) - at - 8
+    _, flac = media.convert({"format": "flac"}, tracks.wav())
+    total = struct.unpack_from(">Q", flac, 8 + 10)[0] & 0xfffffffff
+    assert total == 441000
+    md5 = hashlib.md5(audio.decode(tracks.wav(), 44100, 2).tobytes()).digest()
+    assert flac[8 + 18:8 + 34] == md5
+    _, mp3 = media.convert({"format": "mp3", "bitrate": 128000}, tracks.wav())
+    at = mp3.index(b"Info")
+    frames, size = struct.unpack_from(">II", mp3, at + 8)
+    assert frames in (-(-441000 // 1152) + 1, -(-441000 // 1152) + 2)
+    assert size == len(mp3) - (at - 36) or size == len(mp3) - (at - 36) + 0
+
+
+@pytest.mark.parametrize("target", ["mp3", "flac", "m4a"])
+def test_tags_and_cover_are_kept(media, target, tmp_path):
+    cover = tracks.picture()
+    (tmp_path / "c.png").write_bytes(cover)
+    (tmp_path / "s.wav").write_bytes(tracks.wav(5))
+    subprocess.run(["ffmpeg", "-v", "error", "-i", tmp_path / "s.wav", "-i", tmp_path / "c.png", "-map", "0", "-map",
+                    "1", "-c:v", "copy", "-disposition:v", "attached_pic", "-metadata", "title=Żółw ♫",
+                    "-metadata", "artist=Someone", tmp_path / "s.mp3"], check=True)
+    _, data = media.convert({"format": target}, (tmp_path / "s.mp3").read_bytes())
+    stream, container = audio.ffprobe(data)
+    tags = {k.lower(): v for k, v in container["tags"].items()}
+    assert (tags["title"], tags["artist"]) == ("Żółw ♫", "Someone")
+    assert cover in data
+
+
+def test_convert_takes_rate_channels_bitrate_quality_and_loudness(media, tmp_path):
+    source = tracks.wav()
+    result, data = media.convert({"format": "mp3", "bitrate": 96000, "sampleRate": 22050, "channels": 1}, source)
+    stream, container = audio.ffprobe(data)
+    assert (stream["sample_rate"], stream["channels"]) == ("22050", 1)
+    assert abs(int(stream["bit_rate"]) - 96000) < 2000
+    best = len(media.convert({"format": "mp3", "quality": 10}, source)[1])
+    worst = len(media.convert({"format": "mp3", "quality": 0}, source)[1])
+    assert best > 2 * worst
+    _, data = media.convert({"format": "wav", "targetLufs": -23}, source)
+    (tmp_path / "l.wav").write_bytes(data)
+    told = subprocess.run(["ffmpeg", "-nostdin", "-i", tmp_path / "l.wav", "-af", "ebur128", "-f", "null", "-"],
+                          capture_output=True, check=True).stderr.decode()
+    assert abs(float(re.findall(r"I:\s+(-?[\d.]+) LUFS", told)[-1]) + 23) < 1.5
+
+
+def test_six_channels_become_two_where_the_format_has_no_more(media):
+    assert media.convert({"format": "mp3"}, tracks.six_channels())[0]["channels"] == 2
+    assert media.convert({"format": "opus"}, tracks.six_channels())[0]["channels"] == 6
+
+
+@pytest.mark.parametrize("params,field", [
+    ({}, "format"), ({"format": "exe"}, "format"), ({"format": "wav", "bitrate": 128000}, "bitrate"),
+    ({"format": "mp3", "bitrate": 1}, "bitrate"), ({"format": "mp3", "quality": 11}, "quality"),
+    ({"format": "mp3", "bitrate": 128000, "quality": 3}, "quality"), ({"format": "mp3", "channels": 6}, "channels"),
+    ({"format": "opus", "sampleRate": 44100}, "sampleRate"), ({"format": "mp3", "sampleRate": 96000}, "sampleRate"),
+    ({"format": "wav", "targetLufs": 3}, "targetLufs"), ({"format": "wav\nchannels=1"}, "format"),
+])
+def test_convert_refuses_what_does_not_fit(media, params, field):
+    told, _ = media.run("convert", params, tracks.wav(5), ok=False)
+    assert (told["error"], told["field"]) == ("validation_failed", field)
+
+
+def test_the_same_input_gives_the_same_bytes(media):
+    for target in FORMATS:
+        assert media.convert({"format": target}, tracks.wav(5))[1] == media.convert(
+            {"format": target}, tracks.wav(5))[1]
+
+
+# ---- the sandbox and the parent ----
+
+def children_of(trace):
+    """System calls of each traced process that ran maxbooster-media, in order, with their arguments."""
+    found = []
+    for path in glob.glob(f"{trace}.*"):
+        lines = pathlib.Path(path).read_text(errors="replace").splitlines()
+        if any("maxbooster-media" in line and "execve(" in line for line in lines):
+            found.append([m.groups() for m in (re.match(r"(\w+)\((.*)", line) for line in lines) if m])
+    return found
+
+
+@pytest.mark.parametrize("operation,params", [("waveform", {"zoom": 256}), ("convert", {"format": "mp3"}),
+                                              ("convert", {"format": "ogg"}), ("convert", {"format": "flac", "targetLufs": -16})])
+def test_nothing_but_memory_and_the_socket_is_used_once_the_door_is_locked(media, tmp_path, operation, params):
+    media.run(operation, params, tracks.with_cover(),
+              wrap=["strace", "-f", "-ff", "-qq", "-o", str(tmp_path / "trace")])
+    (calls,) = children_of(tmp_path / "trace")
+    locked = next(i for i, (name, args) in enumerate(calls) if name == "seccomp" and "SET_MODE_FILTER" in args)
+    after = calls[locked + 1:]
+    allowed = {"brk", "mmap", "munmap", "mremap", "mprotect", "madvise", "futex", "sendto", "recvfrom", "exit_group",
+               "getrandom", "clock_gettime", "getpid", "gettid"}
+    assert {name for name, _ in after} <= allowed
+    assert len(after) > 10
+    assert all(args.startswith("3,") for name, args in after if name in ("sendto", "recvfrom"))
+    written = [args for name, args in calls if name in ("openat", "open", "creat") and re.search(r"O_WRONLY|O_CREAT", args)]
+    assert not written
+    assert not [name for name, _ in calls if name in ("socket", "connect", "clone", "fork", "vfork")]
+
+
+def test_the_child_inherits_nothing_but_two_descriptors(media, tmp_path):
+    fake = tmp_path / "fake"
+    fake.write_text("#!/bin/sh\nls -l /proc/self/fd > %s/fds\nenv > %s/env\n" % (tmp_path, tmp_path))
+    fake.chmod(0o755)
+    told = media.call("run", "convert", '{"format":"wav"}', tmp_path / "out", media.file("input", tracks.wav(5)),
+                      ok=False, env={"MEDIA_PROGRAM": str(fake), "AWS_SECRET_ACCESS_KEY": "geheim"})
+    assert told["error"] == "internal"
+    fds = set(re.findall(r" (\d+) -> ", (tmp_path / "fds").read_text()))
+    assert {"0", "1", "2", "3", "4"} <= fds <= {"0", "1", "2", "3", "4", "5"}  # 5: ls' own folder
+    assert "geheim" not in (tmp_path / "env").read_text()
+
+
+def write_child(tmp_path, body):
+    """A hostile child in Python that speaks the protocol."""
+    fake = tmp_path / "fake"
+    fake.write_text(f"""#!/usr/bin/python3
+import socket, struct, os, time, sys
+s = socket.socket(fileno=3)
+def say(kind, index=0, offset=0, position=0, length=0, payload=b""):
+    s.send(struct.pack("<IIqqq", kind, index, offset, position, length) + payload)
+start = s.recv(65536)
+READ, WRITE, REWRITE, FINISH, PROGRESS, RESULT, FAIL = 4, 5, 6, 7, 8, 9, 10
+{body}
+""")
+    fake.chmod(0o755)
+    return {"MEDIA_PROGRAM": str(fake)}
+
+
+@pytest.mark.parametrize("body,error", [
+    ("say(READ, index=7)", "internal"),
+    ("say(READ, offset=-5)", "internal"),
+    ("say(WRITE, index=99, length=10)", "internal"),
+    ("say(WRITE, index=2**31, length=10)", "internal"),
+    ("say(WRITE, position=4, length=10)", "internal"),
+    ("say(WRITE, position=-1, length=10)", "internal"),
+    ("say(WRITE, length=2**40)", "internal"),
+    ("say(WRITE, length=-1)", "internal"),
+    ("say(WRITE, length=10); say(REWRITE, offset=5, length=10)", "internal"),
+    ("say(REWRITE, offset=2**62, length=2**62)", "internal"),
+    ("say(FINISH); say(WRITE, length=1)", "internal"),
+    ("say(FINISH); say(FINISH)", "internal"),
+    ("say(WRITE, length=1); say(RESULT, payload=b'{}')", "internal"),
+    ("say(RESULT, payload=b'{\"output\":5}')", "internal"),
+    ("say(RESULT, payload=b'[1]')", "internal"),
+    ("say(RESULT, payload=b'{\"a\":')", "internal"),
+    ("say(RESULT, payload=b'{\"a\":\"\\xff\"}')", "internal"),
+    ("say(RESULT, payload=b'{' + b' ' * 20000 + b'}')", "internal"),
+    ("s.send(b'x')", "internal"),
+    ("s.send(b'x' * 60000)", "internal"),
+    ("say(77)", "internal"),
+    ("say(FAIL, index=9999)", "internal"),
+    ("say(FAIL, index=2, offset=-2**63)", "media_invalid"),
+    ("os.kill(os.getpid(), 11)", "internal"),
+    ("sys.exit(0)", "internal"),
+    ("for i in range(100000): say(WRITE, length=1)", "internal"),
+    ("for i in range(2**30): say(WRITE, length=262144); s.recv(100)", "media_invalid"),
+    ("time.sleep(60)", "timed_out"),
+    ("while True: say(PROGRESS, length=50)", "timed_out"),
+    ("while True: say(READ); s.recv(100)", "timed_out"),
+])
+def test_a_hostile_child_is_one_failed_call(media, tmp_path, body, error):
+    before = time.monotonic()
+    told = media.call("--timeout-ms", "1500", "--discard", "run", "convert", "{}", tmp_path / "out",
+                      media.file("input", tracks.wav(5)), ok=False,
+                      env={**write_child(tmp_path, body), "MEDIA_OUTPUT_MAX_BYTES": "1048576"})
+    assert told["error"] == error, told
+    assert time.monotonic() - before < 6
+
+
+def test_a_file_that_crashes_the_decoder_is_refused_when_probed(media, tmp_path):
+    told = media.call("probe", media.file("input", tracks.wav(5)), ok=False,
+                      env=write_child(tmp_path, "os.kill(os.getpid(), 11)"))
+    assert (told["error"], told["code"]) == ("media_invalid", "corrupt")
+
+
+@pytest.mark.parametrize("options", [[], ["--slow-us", "20000"]])
+def test_cancelling_ends_the_child_within_200_ms(media, tmp_path, options):
+    before = time.monotonic()
+    told = media.call("--cancel-ms", "500", "--discard", *options, "run", "convert", '{"format":"flac","targetLufs":-20}',
+                      tmp_path / "out", media.file("input", tracks.hour_of_silence()), ok=False)
+    assert told["error"] == "conflict"
+    assert time.monotonic() - before < 0.5 + 0.2 + 0.1  # and the driver's own start
+    assert not subprocess.run(["pgrep", "-P", str(os.getpid()), "maxbooster-medi"], capture_output=True,
+                              check=False).stdout
+
+
+def test_children_of_several_threads_do_not_disturb_each_other(media, tmp_path):
+    done = subprocess.run([BIN / "media-driver", "--threads", "12", "run", "convert", '{"format":"ogg"}', tmp_path / "out",
+                           media.file("input", tracks.wav(5))], capture_output=True, timeout=120, check=True,
+                          env={"PATH": "/usr/bin"})
+    lines = done.stdout.decode().splitlines()
+    assert len(lines) == 12 and len(set(lines)) == 1
+
+
+def test_memory_is_bounded_for_a_long_file(media, tmp_path):
+    """An hour at two zooms: the child's peak memory, its share of the parent's blocks included."""
+    path = media.file("input", tracks.hour_of_silence())
+    done = subprocess.run(["/usr/bin/time", "-f", "%M", BIN / "media-driver", "--discard", "run", "waveform",
+                           '{"zoom":[64,256]}', tmp_path / "out", path], capture_output=True, timeout=120,
+                          env={"PATH": "/usr/bin"}, check=True)
+    assert int(done.stderr.split()[-1]) < 64 * 1024
+
+
+def test_too_little_memory_is_a_clear_error(media, tmp_path):
+    told = media.call("run", "convert", '{"format":"flac"}', tmp_path / "out", media.file("input", tracks.wav(5)),
+                      ok=False, env={"MEDIA_MEMORY_MIB": "1"})
+    assert told["error"] in ("media_invalid", "configuration"), told
