@@ -181,12 +181,8 @@ static const char *error_json(struct job *j, enum err e)
     strbuf_init(&b, j->scope.arena, 256);
     strbuf_puts(&b, "{\"code\":");
     strbuf_json(&b, err_info(e)->code);
-    strbuf_puts(&b, ",\"title\":");
-    strbuf_json(&b, err_info(e)->title);
-    if (j->scope.detail != NULL) {
-        strbuf_puts(&b, ",\"detail\":");
-        strbuf_json(&b, j->scope.detail);
-    }
+    strbuf_puts(&b, ",\"detail\":");
+    strbuf_json(&b, j->scope.detail != NULL ? j->scope.detail : err_info(e)->title);
     for (i = 0; i < j->scope.n_violations; i++) {
         const struct violation *v = &j->scope.violations[i];
 
