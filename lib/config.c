@@ -245,7 +245,18 @@ static bool apply_file(const char *path, struct config *c, FILE *faults)
         fprintf(faults, "CONFIG_FILE %s cannot be read: %s.\n", path, strerror(errno));
         return false;
     }
-    for (line = 1; line <= FILE_MAX_LINES && fgets(text, sizeof(text), file) != NULL; line++) {
+    for (line = 1; fgets(text, sizeof(text), file) != NULL; line++) {
+        if (line > FILE_MAX_LINES) {
+            fprintf(faults, "CONFIG_FILE %s has more than %d lines.\n", path, FILE_MAX_LINES);
+            is_good = false;
+            break;
+        }
+        if (strchr(text, '\n') == NULL && strlen(text) == sizeof(text) - 1) {
+            fprintf(faults, "%s:%d: the line is longer than %d bytes.\n", path, line,
+                    LINE_MAX_LEN - 2);
+            is_good = false;
+            break; /* what follows is the middle of a line */
+        }
         is_good = apply_line(text, path, line, c, faults) && is_good;
     }
     fclose(file);
@@ -282,6 +293,12 @@ static bool fits_together(const struct config *c, FILE *faults)
 
     if (strcmp(c->event_bus, "redis") != 0 && strcmp(c->event_bus, "kafka") != 0) {
         fprintf(faults, "EVENT_BUS is \"%s\": allowed are redis and kafka.\n", c->event_bus);
+        return false;
+    }
+    if (strcmp(c->log_level, "debug") != 0 && strcmp(c->log_level, "info") != 0 &&
+        strcmp(c->log_level, "warn") != 0 && strcmp(c->log_level, "error") != 0) {
+        fprintf(faults, "LOG_LEVEL is \"%s\": allowed are debug, info, warn and error.\n",
+                c->log_level);
         return false;
     }
     for (i = 1; i < c->shard_count; i++) {
@@ -326,19 +343,20 @@ bool config_load(FILE *faults)
     return true;
 }
 
-static bool is_changed(const struct variable *v, struct config *old, struct config *new)
+/* The first member that differs, -1 if none does. */
+static int changed_member(const struct variable *v, struct config *old, struct config *new)
 {
     int i;
 
     if (v->kind == KIND_INT) {
-        return *int_slot(v, old) != *int_slot(v, new);
+        return *int_slot(v, old) != *int_slot(v, new) ? 0 : -1;
     }
     for (i = 0; i < (v->count > 0 ? v->count : 1); i++) {
         if (strcmp(*text_slot(v, old, i), *text_slot(v, new, i)) != 0) {
-            return true;
+            return i;
         }
     }
-    return false;
+    return -1;
 }
 
 bool config_reload(FILE *faults)
@@ -352,10 +370,12 @@ bool config_reload(FILE *faults)
         return false;
     }
     for (n = 0; n < ARRAY_LEN(variables); n++) {
-        if (variables[n].when == RESTART && is_changed(&variables[n], old, c)) {
+        int member = changed_member(&variables[n], old, c);
+
+        if (variables[n].when == RESTART && member >= 0) {
             char name[NAME_MAX_LEN];
 
-            env_name(&variables[n], 0, name);
+            env_name(&variables[n], member, name);
             fprintf(faults, "%s has changed, but takes effect only with a restart.\n", name);
             is_good = false;
         }
