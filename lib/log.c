@@ -48,8 +48,8 @@ static bool put_text(struct log_line *l, const char *text)
     return put(l, text, strlen(text));
 }
 
-/* Append text as the inside of a JSON string. Bytes that are not printable ASCII or well-formed UTF-8 are written as
- * \u00XX, so that no terminal and no parser is misled. */
+/* Append text as the inside of a JSON string. Control characters (C0, DEL and C1) and bytes that are not well-formed
+ * UTF-8 are written as \u00XX, so that no terminal and no parser is misled. */
 static bool put_escaped(struct log_line *l, const char *text)
 {
     size_t len = strlen(text);
@@ -61,6 +61,10 @@ static bool put_escaped(struct log_line *l, const char *text)
         char escape[8];
         bool is_plain = c >= 0x20 && c != '"' && c != '\\' && c != 0x7f && (c < 0x80 || is_utf8);
 
+        if (is_utf8 && c == 0xc2 && (unsigned char)text[i + 1] < 0xa0) {
+            c = (unsigned char)text[++i]; /* U+0080 … U+009F: some terminals obey them */
+            is_plain = false;
+        }
         if (is_plain) {
             if (!put(l, text + i, 1)) {
                 return false;
