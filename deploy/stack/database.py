@@ -18,6 +18,15 @@ PATTERN_DATABASE = "maxbooster_pattern"
 AT_ONCE = 4  # sqitch is a Perl program that starts slowly; more only fight for the cores
 
 
+def _gist(text):
+    """The line of a tool's last words that says why."""
+    if "No space left on device" in text:
+        return "the disk is full; make room, then make up again"
+    lines = text.strip().splitlines() or ["no word"]
+    return next((line for line in lines if re.search("error|fatal|panic|could not", line, re.I)),
+                lines[-1])
+
+
 def init_cluster(place, database, secrets):
     """Make the cluster, beside its place until it is whole. True if it is new."""
     data = place.path("data", database.program)
@@ -37,8 +46,7 @@ def init_cluster(place, database, secrets):
         os.unlink(password)
     if done.returncode != 0:
         shutil.rmtree(fresh, ignore_errors=True)
-        last = (done.stderr.strip().splitlines() or ["no word"])[-1]
-        raise Refusal(f"initdb failed: {last}")
+        raise Refusal(f"initdb failed: {_gist(done.stderr)}")
     os.rename(fresh, data)
     return True
 
@@ -58,7 +66,7 @@ def psql(place, database, secrets, name, sql):
         stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, cwd="/",
         env=_environ(place, database, secrets))
     if done.returncode != 0:
-        raise Refusal(f"PostgreSQL ({name}): {done.stderr.strip().splitlines()[-1]}")
+        raise Refusal(f"PostgreSQL ({name}): {_gist(done.stderr)}")
     return [line.split("\t") for line in done.stdout.splitlines() if line]
 
 
@@ -175,7 +183,8 @@ class Migrations:
         """Deploy on one database by its name; refuses with sqitch's words."""
         status, text = self._sqitch(database, name, ["deploy", "--verify"])
         if status != 0 and self.plan:
-            raise Refusal(f"A migration failed on a fresh database:\n{text}")
+            full = "No space left on device" in text
+            raise Refusal(f"A migration failed on a fresh database: {_gist(text) if full else text}")
 
     def status_lines(self, shards):
         """One line a shard, and whether all are at the plan's end."""
