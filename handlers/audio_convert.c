@@ -179,9 +179,9 @@ static enum err check_bitrate_of(struct scope *sc, const struct convert_in *in,
         return check_vorbis(sc, in->bitrate, rate, channels);
     }
     if (strcmp(in->format, "opus") == 0 && in->bitrate > channels * OPUS_BITRATE_CHANNEL_MAX) {
-        return scope_violation(sc, "bitrate", "range",
-                               "must be up to %lld for opus with %lld channels",
-                               (long long)channels * OPUS_BITRATE_CHANNEL_MAX, (long long)channels);
+        return scope_violation(
+            sc, "bitrate", "range", "must be up to %lld for opus with %lld channels",
+            (long long)(channels * OPUS_BITRATE_CHANNEL_MAX), (long long)channels);
     }
     return OK;
 }
