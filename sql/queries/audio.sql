@@ -13,7 +13,7 @@ INSERT INTO audio_files (id, user_id, key, file_name, content_type, size_bytes)
 VALUES ($1, $2, $3, $4, $5, $6)
 RETURNING :audio_columns;
 
--- name: audio_insert_result :one
+-- name: audio_insert_result :exec
 -- shard: user_id
 -- args: id uuid, user_id uuid, key text, origin text, file_name text, content_type text,
 -- args: size_bytes bigint, etag text, sha256 text, container text, codec text, duration_ms bigint,
@@ -22,8 +22,7 @@ RETURNING :audio_columns;
 INSERT INTO audio_files (id, user_id, key, origin, file_name, content_type, size_bytes, etag,
                          sha256, container, codec, duration_ms, sample_rate, channels, bit_depth,
                          bit_rate, status)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, 'verified')
-RETURNING :audio_columns;
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, 'verified');
 
 -- name: audio_by_id :one
 -- shard: user_id
