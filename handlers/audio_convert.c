@@ -72,6 +72,10 @@ static const struct vorbis_band vorbis_bands[] = {
     {50001, {22500, 250000}, {14000, 240000}, {32000, 240000}},
 };
 
+/* For ogg with neither bitrate nor quality: no bitrate fits all rates and channels. About 160
+ * kbit/s for stereo at 44.1 kHz. */
+enum { OGG_QUALITY_DEFAULT = 5 };
+
 /* The highest bit/s a channel that libopus takes. */
 enum { OPUS_BITRATE_CHANNEL_MAX = 256000 };
 
@@ -198,6 +202,9 @@ enum err h_audio_convert(struct req *r)
     TRY(req_transaction(r));
     TRY(audio_find_verified(r, in.file_id, &file));
     TRY(check_bitrate_of(sc, &in, &file));
+    if (in.bitrate == ABSENT_I64 && !isfinite(in.quality) && strcmp(in.format, "ogg") == 0) {
+        in.quality = OGG_QUALITY_DEFAULT;
+    }
     json = payload_begin(r, &file);
     strbuf_printf(&json, ",\"format\":\"%s\"", in.format);
     payload_i64(&json, "bitrate", in.bitrate);
