@@ -119,11 +119,9 @@ static enum err sweep_uploads(struct scope *sc, struct place place, int64_t *n_o
     *n_out = (int64_t)n;
     for (i = 0; i < n; i++) {
         struct swept_upload *u = &uploads[i];
-        enum err e;
 
         TRY(s3_multipart_abort(sc, u->key, u->s3_upload_id));
-        e = pg_exec(sc, q_uploads_abort(sc, u->user_id, u->id), NULL);
-        TRY(e);
+        TRY(pg_exec(sc, q_sweep_upload_close(sc, u->user_id, u->id), NULL));
         pg_release(sc);
         ++*n_done_out;
     }
@@ -164,7 +162,7 @@ static enum err sweep_reservations(struct scope *sc, struct place place, int64_t
         TRY(pg_one(sc, q_sweep_users_exists(sc, r->user_id), &shape_found, &user));
         pg_release(sc);
         TRY(pg_exec(sc,
-                    user.found ? q_emails_activate(sc, place, r->email, r->user_id)
+                    user.found ? q_sweep_email_activate(sc, place, r->email, r->user_id)
                                : q_emails_release(sc, place, r->email, r->user_id),
                     NULL));
         pg_release(sc);

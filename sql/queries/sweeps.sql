@@ -31,3 +31,16 @@ WHERE id = $2 AND user_id = $1 AND (status = 'rejected' OR deleted_at IS NOT NUL
 -- args: id uuid
 -- Is there such a user?
 SELECT EXISTS (SELECT FROM users WHERE id = $1) AS found;
+
+-- name: sweep_upload_close :exec
+-- shard: user_id
+-- args: user_id uuid, id uuid
+-- The parts of an upload past its time are dropped.
+UPDATE uploads SET status = 'aborted', version = version + 1, updated_at = now()
+WHERE id = $2 AND user_id = $1 AND status = 'open';
+
+-- name: sweep_email_activate :exec
+-- shard: place
+-- args: email text, user_id uuid
+-- The users row is there: the registration died before its last step.
+UPDATE emails SET active = true WHERE email = $1 AND user_id = $2;
