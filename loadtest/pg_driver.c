@@ -4,7 +4,7 @@
  *   scope MS                a new scope with that much time; the old one gives its leases back
  *   begin|commit|rollback N on shard N
  *   read N | write N | append N | sleep N MS   a query on shard N
- *   conflict N              a unique violation
+ *   conflict N | star N | lock N ID    a unique violation | SELECT * | a row's lock
  *   release                 give the leases back
  *   ping N | state N        is it there | leases in use, breaker, counters
  *   run OP N THREADS MS TIMEOUT_MS HOLD_MS   OP (read, append) over and over for MS */
@@ -45,17 +45,19 @@ static struct pg_query query(const char *name, int index, const char *sql, enum 
                              .place = pg_place_on_shard(shard)};
 }
 
-static enum err do_read(struct scope *sc, int shard)
+static enum err do_read(struct scope *sc, int shard, int64_t number)
 {
     struct row row;
 
+    (void)number;
     return pg_one(
         sc, query("driver_read", 1, "SELECT 42::bigint AS value, 'x' AS text", PG_ONE, true, shard),
         &shape_row, &row);
 }
 
-static enum err do_write(struct scope *sc, int shard)
+static enum err do_write(struct scope *sc, int shard, int64_t number)
 {
+    (void)number;
     return pg_exec(sc,
                    query("driver_write", 2,
                          "INSERT INTO driver (id) SELECT coalesce(max(id), 0) + 1 FROM driver",
@@ -64,20 +66,44 @@ static enum err do_write(struct scope *sc, int shard)
 }
 
 /* A row per call, so that a test can compare what was acknowledged with what is there. */
-static enum err do_append(struct scope *sc, int shard)
+static enum err do_append(struct scope *sc, int shard, int64_t number)
 {
+    (void)number;
     return pg_exec(
         sc,
         query("driver_append", 3, "INSERT INTO driver_log DEFAULT VALUES", PG_EXEC, false, shard),
         NULL);
 }
 
-static enum err do_conflict(struct scope *sc, int shard)
+static enum err do_conflict(struct scope *sc, int shard, int64_t number)
 {
+    (void)number;
     return pg_exec(sc,
                    query("driver_conflict", 4, "INSERT INTO driver (id) VALUES (0), (0)", PG_EXEC,
                          false, shard),
                    NULL);
+}
+
+/* Columns as they are now: a plan that a changed table makes stale. */
+static enum err do_star(struct scope *sc, int shard, int64_t number)
+{
+    struct row *rows;
+    size_t n;
+
+    (void)number;
+    return pg_many(
+        sc, query("driver_star", 6, "SELECT * FROM driver_log LIMIT 1", PG_MANY, true, shard),
+        &shape_row, &rows, &n);
+}
+
+static enum err do_lock(struct scope *sc, int shard, int64_t id)
+{
+    struct pg_query q =
+        query("driver_lock", 7, "UPDATE driver SET id = id WHERE id = $1", PG_EXEC, false, shard);
+
+    q.n_params = 1;
+    q.params[0] = pg_param_i64(sc, id);
+    return pg_exec(sc, q, NULL);
 }
 
 static enum err do_sleep(struct scope *sc, int shard, int64_t ms)
@@ -111,9 +137,9 @@ static void pause_ms(int64_t ms)
 static enum err do_op(struct load *l, struct scope *sc)
 {
     if (strcmp(l->op, "append") == 0) {
-        return do_append(sc, l->shard);
+        return do_append(sc, l->shard, 0);
     }
-    TRY(do_read(sc, l->shard));
+    TRY(do_read(sc, l->shard, 0));
     pause_ms(l->hold_ms);
     return OK;
 }
@@ -203,42 +229,56 @@ static void print_outcome(const struct scope *sc, enum err e, int64_t start_us)
     arena_close(&arena);
 }
 
+static enum err do_begin(struct scope *sc, int shard, int64_t number)
+{
+    (void)number;
+    return pg_begin(sc, pg_place_on_shard(shard));
+}
+
+static enum err do_commit(struct scope *sc, int shard, int64_t number)
+{
+    (void)number;
+    return pg_commit(sc, pg_place_on_shard(shard));
+}
+
+static enum err do_rollback(struct scope *sc, int shard, int64_t number)
+{
+    (void)number;
+    pg_rollback(sc, pg_place_on_shard(shard));
+    return OK;
+}
+
+static enum err do_release(struct scope *sc, int shard, int64_t number)
+{
+    (void)shard;
+    (void)number;
+    pg_release(sc);
+    return OK;
+}
+
+static enum err do_ping(struct scope *sc, int shard, int64_t number)
+{
+    (void)number;
+    return pg_ping(sc, shard, &number);
+}
+
 static enum err do_command(struct scope *sc, const char *op, int shard, int64_t number)
 {
-    struct place place = pg_place_on_shard(shard);
-    int64_t latency_ms;
+    static const struct {
+        const char *name;
+        enum err (*run)(struct scope *sc, int shard, int64_t number);
+    } ops[] = {
+        {"begin", do_begin},     {"commit", do_commit},     {"rollback", do_rollback},
+        {"release", do_release}, {"read", do_read},         {"write", do_write},
+        {"append", do_append},   {"conflict", do_conflict}, {"star", do_star},
+        {"lock", do_lock},       {"sleep", do_sleep},       {"ping", do_ping},
+    };
+    size_t i;
 
-    if (strcmp(op, "begin") == 0) {
-        return pg_begin(sc, place);
-    }
-    if (strcmp(op, "commit") == 0) {
-        return pg_commit(sc, place);
-    }
-    if (strcmp(op, "rollback") == 0) {
-        pg_rollback(sc, place);
-        return OK;
-    }
-    if (strcmp(op, "release") == 0) {
-        pg_release(sc);
-        return OK;
-    }
-    if (strcmp(op, "read") == 0) {
-        return do_read(sc, shard);
-    }
-    if (strcmp(op, "write") == 0) {
-        return do_write(sc, shard);
-    }
-    if (strcmp(op, "append") == 0) {
-        return do_append(sc, shard);
-    }
-    if (strcmp(op, "conflict") == 0) {
-        return do_conflict(sc, shard);
-    }
-    if (strcmp(op, "sleep") == 0) {
-        return do_sleep(sc, shard, number);
-    }
-    if (strcmp(op, "ping") == 0) {
-        return pg_ping(sc, shard, &latency_ms);
+    for (i = 0; i < ARRAY_LEN(ops); i++) {
+        if (strcmp(op, ops[i].name) == 0) {
+            return ops[i].run(sc, shard, number);
+        }
     }
     return scope_fail(sc, ERR_BAD_REQUEST, "no such command: %s", op);
 }
