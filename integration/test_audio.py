@@ -257,7 +257,7 @@ def test_a_new_account_has_an_empty_list(client):
                                    "cursor=", "cursor=x", "cursor=%00", "cursor=" + "A" * 300, "page=2",
                                    "limit=1&limit=2"])
 def test_lists_refuse_bad_paging(owner, resource, query):
-    owner.client.get(f"/api/{resource}?{query}", expect=422)
+    owner.client.get(f"/api/{resource}?{query}", expect=400 if "%00" in query else 422)
 
 
 def test_a_cursor_of_another_user_shows_only_your_own(owner, client):

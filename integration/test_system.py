@@ -72,7 +72,7 @@ def test_an_administrator_made_by_the_operators_tool_may_see_the_configuration(s
 def test_metrics_count_requests_over_all_processes_of_the_instance(stack, api):
     def health_count():
         return sum(value for name, value in stack.metrics().items()
-                   if "requests_total" in name and "health" in name)
+                   if name.startswith('http_server_request_duration_seconds_count{http_route="GET /api/system/health"'))
     before = health_count()
     for _ in range(20):
         api.get("/api/system/health", expect=200)
