@@ -64,7 +64,8 @@ void metrics_request(int route, int status, int64_t duration_us)
         i++;
     }
     atomic_fetch_add_explicit(&h->buckets[i], 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(&h->sum_us, (uint64_t)duration_us, memory_order_relaxed);
+    atomic_fetch_add_explicit(&h->sum_us, duration_us > 0 ? (uint64_t)duration_us : 0,
+                              memory_order_relaxed);
 }
 
 /* Sum of one histogram over all slots. */
