@@ -11,6 +11,7 @@
 #include "lib/log.h"
 #include "lib/pg.h"
 #include "lib/redis.h"
+#include "lib/shape.h"
 #include "queries.h"
 #include "workers/worker.h"
 
@@ -199,6 +200,28 @@ static void *beat(void *unused)
     return NULL;
 }
 
+struct row_state {
+    const char *status;
+    int64_t fence;
+};
+
+static const struct field row_state_fields[] = {
+    F_STR(row_state, status, "status", 1, 16, 0),
+    F_I64(row_state, fence, "fence", 0, INT64_MAX, 0),
+};
+static const struct shape shape_row_state = SHAPE(row_state, row_state_fields);
+
+/* Why a row does not take an attempt's progress: cancelled by its owner, or another's by now. */
+static enum stop why_refused(struct scope *sc, struct id job)
+{
+    struct row_state row;
+
+    return pg_one(sc, q_jobs_state(sc, job), &shape_row_state, &row) == OK &&
+                   strcmp(row.status, "cancelled") == 0
+               ? STOP_CANCELLED
+               : STOP_LOST;
+}
+
 /* Write one slot's progress if it has grown. A row that does not take it is no longer this
  * attempt's. False: the database is missing, leave the rest for later. */
 static bool report_slot(struct arena *arena, struct slot *s)
@@ -207,6 +230,7 @@ static bool report_slot(struct arena *arena, struct slot *s)
     struct queue_lease lease;
     int64_t fence, entry, n_rows = 0;
     int percent = atomic_load(&s->progress);
+    enum stop why = STOP_NONE;
     bool is_news;
     enum err e;
 
@@ -222,11 +246,14 @@ static bool report_slot(struct arena *arena, struct slot *s)
     arena_reset(arena);
     scope_init(&sc, arena, REPORT_LIMIT_MS);
     e = pg_exec(&sc, q_jobs_progress(&sc, lease.job, fence, percent), &n_rows);
+    if (e == OK && n_rows == 0) {
+        why = why_refused(&sc, lease.job);
+    }
     pthread_mutex_lock(&lock);
     if (e == OK && s->used && s->n_entries == entry) {
         s->reported = percent;
-        if (n_rows == 0) {
-            stop_slot(s, STOP_LOST);
+        if (why != STOP_NONE) {
+            stop_slot(s, why);
         }
     }
     pthread_mutex_unlock(&lock);
