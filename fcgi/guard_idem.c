@@ -80,24 +80,32 @@ static enum err replay(struct req *r, const struct idem_record *record)
     return OK;
 }
 
-enum err guard_idem(struct req *r)
+/* Take the key from the request, if there is one. */
+static enum err read_key(struct req *r)
 {
     const char *key = req_header(r, "IDEMPOTENCY_KEY");
-    struct scope *sc = &r->scope;
-    struct idem_record record;
 
-    if (!r->match.route->idem || key == NULL) {
-        return OK;
-    }
-    if (!is_key(key)) {
-        return scope_refuse(sc, ERR_BAD_REQUEST,
+    if (key != NULL && !is_key(key)) {
+        return scope_refuse(&r->scope, ERR_BAD_REQUEST,
                             "Idempotency-Key must have 1 to %d visible ASCII characters.",
                             KEY_LENGTH_MAX);
     }
     r->idem.key = key;
+    return OK;
+}
+
+enum err req_idem_replay(struct req *r, struct id owner, bool *is_replay_out)
+{
+    struct scope *sc = &r->scope;
+    struct idem_record record;
+
+    *is_replay_out = false;
+    TRY(read_key(r));
+    if (r->idem.key == NULL) {
+        return OK;
+    }
     r->idem.fingerprint = fingerprint_of(r);
-    TRY(req_transaction(r));
-    TRY(pg_one(sc, q_idempotency_begin(sc, r->who.user, key, ANSWER_TTL_MS), &shape_idem_record,
+    TRY(pg_one(sc, q_idempotency_begin(sc, owner, r->idem.key, ANSWER_TTL_MS), &shape_idem_record,
                &record));
     if (!record.locked) {
         return ERR_IDEMPOTENCY_RUNNING;
@@ -108,10 +116,28 @@ enum err guard_idem(struct req *r)
     if (strcmp(record.fingerprint, r->idem.fingerprint) != 0) {
         return ERR_IDEMPOTENCY_MISMATCH;
     }
+    *is_replay_out = true;
     return replay(r, &record);
 }
 
+enum err guard_idem(struct req *r)
+{
+    bool is_replay;
+
+    if (!r->match.route->idem || req_header(r, "IDEMPOTENCY_KEY") == NULL) {
+        return OK;
+    }
+    TRY(read_key(r));
+    TRY(req_transaction(r));
+    return req_idem_replay(r, r->who.user, &is_replay);
+}
+
 enum err guard_idem_store(struct req *r)
+{
+    return r->match.route->idem ? req_idem_store(r, r->who.user) : OK;
+}
+
+enum err req_idem_store(struct req *r, struct id owner)
 {
     struct scope *sc = &r->scope;
     struct strbuf headers;
@@ -132,9 +158,9 @@ enum err guard_idem_store(struct req *r)
         }
     }
     strbuf_puts(&headers, *separator == '{' ? "{}" : "}");
-    TRY(pg_exec(sc, q_idempotency_expire(sc, r->who.user, r->idem.key, ANSWER_TTL_MS), NULL));
+    TRY(pg_exec(sc, q_idempotency_expire(sc, owner, r->idem.key, ANSWER_TTL_MS), NULL));
     return pg_exec(sc,
-                   q_idempotency_store(sc, r->who.user, r->idem.key, r->idem.fingerprint,
-                                        r->reply.status, r->reply.body.data, headers.data),
+                   q_idempotency_store(sc, owner, r->idem.key, r->idem.fingerprint, r->reply.status,
+                                       r->reply.body.data, headers.data),
                    NULL);
 }

@@ -113,6 +113,14 @@ enum err req_fail(struct req *r, enum err e, const char *format, ...) PRINTF_LIK
  * Idempotency-Key are one transaction. */
 MUST_USE enum err req_transaction(struct req *r);
 
+/* For routes without a session whose effect has an owner all the same (register). Within an open transaction on the owner's shard:
+ * has his request with this Idempotency-Key been answered? Then *is_replay_out, and the reply is that answer. Without the header: no. Errors as
+ * the guard's: 409 while the first is running, 422 for another body. */
+MUST_USE enum err req_idem_replay(struct req *r, struct id owner, bool *is_replay_out);
+
+/* Store the reply, which is complete, as the owner's answer; within the open transaction of the effect. */
+MUST_USE enum err req_idem_store(struct req *r, struct id owner);
+
 /* Call fn(r, context) after the commit, before the reply: for what may be lost and is repaired elsewhere (a push to the
  * queue). Without a transaction: at the end of the handler. */
 void req_after_commit(struct req *r, void (*fn)(struct req *r, void *context), void *context);

@@ -245,21 +245,15 @@ enum err h_auth_sessions(struct req *r)
     static const char *const known[] = {"limit", "cursor", NULL};
     struct session *sessions;
     struct req_page page;
-    size_t n, i, first = 0;
+    size_t n, i;
 
     TRY(req_query_only(r, known));
     TRY(req_page(r, &page));
-    TRY(session_list(req_scope(r), req_user(r), &sessions, &n));
+    TRY(session_list(req_scope(r), req_user(r), page.after, (size_t)page.limit + 1, &sessions, &n));
     for (i = 0; i < n; i++) {
         sessions[i].current = id_equal(sessions[i].id, req_session(r));
-        if (id_equal(sessions[i].id, page.after)) {
-            first = i + 1;
-        }
     }
-    n -= first;
-    return req_reply_page(r, &shape_session, sessions + first,
-                          n > (size_t)page.limit ? (size_t)page.limit + 1 : n, &page,
-                          offsetof(struct session, id));
+    return req_reply_page(r, &shape_session, sessions, n, &page, offsetof(struct session, id));
 }
 
 enum err h_auth_session_delete(struct req *r)

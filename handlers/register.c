@@ -13,7 +13,8 @@
 #include "lib/pg.h"
 #include "queries.h"
 
-#define RESERVATION_STALE_MS ((int64_t)60000) /* far over request_timeout_ms: its request has ended */
+#define RESERVATION_STALE_MS \
+    ((int64_t)60000) /* far over request_timeout_ms: its request has ended */
 
 struct register_new {
     const char *email;
@@ -55,8 +56,60 @@ static enum err taken(struct req *r)
     return req_fail(r, ERR_CONFLICT, "This address has an account already.");
 }
 
+static enum err reply_created(struct req *r, const struct user *user)
+{
+    req_etag(r, user->version);
+    req_location(r, "/api/users/%s", id_text(req_arena(r), user->id));
+    return req_reply(r, 201, &shape_user, user);
+}
+
+/* What belongs together: the user, his welcome mail, and the answer under an Idempotency-Key. */
+static enum err insert_all(struct req *r, const struct register_new *in, const char *email,
+                           struct id id, const char *hash, struct id *mail_out)
+{
+    struct scope *sc = req_scope(r);
+    struct user user;
+    bool is_replay;
+
+    TRY(req_idem_replay(r, id,
+                        &is_replay)); /* a new id has no answer yet: this takes the key's lock */
+    TRY(pg_one(sc, q_users_insert(sc, id, email, in->name, "artist", hash), &shape_user, &user));
+    TRY(mail_promise(sc, id_place(id), id, "welcome", email, in->name, mail_out));
+    TRY(reply_created(r, &user));
+    return req_idem_store(r, id);
+}
+
+static enum err insert_user(struct req *r, const struct register_new *in, const char *email,
+                            struct id id, const char *hash, struct id *mail_out)
+{
+    struct scope *sc = req_scope(r);
+    enum err e;
+
+    TRY(pg_begin(sc, id_place(id)));
+    e = insert_all(r, in, email, id, hash, mail_out);
+    if (e != OK) {
+        pg_rollback(sc, id_place(id));
+        return e;
+    }
+    return pg_commit(sc, id_place(id));
+}
+
+/* The same request again, under its Idempotency-Key: the first answer again. Otherwise the address is taken. */
+static enum err replay_or_taken(struct req *r, struct id holder, bool *is_replay_out)
+{
+    struct scope *sc = req_scope(r);
+    enum err e;
+
+    TRY(pg_begin(sc, id_place(holder)));
+    e = req_idem_replay(r, holder, is_replay_out);
+    pg_rollback(sc, id_place(holder));
+    pg_release(sc);
+    TRY(e);
+    return *is_replay_out ? OK : taken(r);
+}
+
 /* Somebody holds the address. Take over what a crash left behind; otherwise it is taken. */
-static enum err contest(struct req *r, const char *email, struct id user)
+static enum err contest(struct req *r, const char *email, struct id user, bool *is_replay_out)
 {
     struct scope *sc = req_scope(r);
     struct place place = id_place_of_email(email);
@@ -68,14 +121,15 @@ static enum err contest(struct req *r, const char *email, struct id user)
     TRY(e == ERR_NOT_FOUND ? taken(r) : e); /* given back just now: a second try will do */
     pg_release(sc);
     if (!holder.stale) {
-        return taken(r);
+        return replay_or_taken(r, holder.user_id, is_replay_out);
     }
     e = pg_one(sc, q_users_by_id(sc, holder.user_id), &shape_user, &old);
     pg_release(sc);
     if (e == OK) {
         (void)!pg_one(sc, q_emails_activate(sc, place, email, holder.user_id), &shape_reservation,
                       &holder); /* finish what was left; the sweep does it otherwise */
-        return taken(r);
+        pg_release(sc);
+        return replay_or_taken(r, holder.user_id, is_replay_out);
     }
     TRY(e == ERR_NOT_FOUND ? OK : e);
     e = pg_one(sc, q_emails_take_over(sc, place, email, holder.user_id, user, RESERVATION_STALE_MS),
@@ -84,7 +138,8 @@ static enum err contest(struct req *r, const char *email, struct id user)
     return e == ERR_NOT_FOUND ? taken(r) : e;
 }
 
-static enum err reserve(struct req *r, const char *email, struct id user)
+/* Get the address for the user, or find that this very request was answered before. */
+static enum err reserve(struct req *r, const char *email, struct id user, bool *is_replay_out)
 {
     struct scope *sc = req_scope(r);
     struct reservation mine;
@@ -92,28 +147,8 @@ static enum err reserve(struct req *r, const char *email, struct id user)
                         &shape_reservation, &mine);
 
     pg_release(sc);
-    return e == ERR_NOT_FOUND ? contest(r, email, user) : e;
-}
-
-/* The user and his welcome mail: one transaction. */
-static enum err insert_user(struct req *r, const struct register_new *in, const char *email,
-                            struct id id, const char *hash, struct user *user_out,
-                            struct id *mail_out)
-{
-    struct scope *sc = req_scope(r);
-    struct place place = id_place(id);
-    enum err e;
-
-    TRY(pg_begin(sc, place));
-    e = pg_one(sc, q_users_insert(sc, id, email, in->name, "artist", hash), &shape_user, user_out);
-    if (e == OK) {
-        e = mail_promise(sc, place, id, "welcome", email, in->name, mail_out);
-    }
-    if (e != OK) {
-        pg_rollback(sc, place);
-        return e;
-    }
-    return pg_commit(sc, place);
+    *is_replay_out = false;
+    return e == ERR_NOT_FOUND ? contest(r, email, user, is_replay_out) : e;
 }
 
 /* Make the reservation final. Lost to another who found it stale: take the user back. */
@@ -124,8 +159,8 @@ static enum err activate(struct req *r, const char *email, struct id user)
     enum err e;
 
     pg_release(sc);
-    e = pg_one(sc, q_emails_activate(sc, id_place_of_email(email), email, user),
-               &shape_reservation, &mine);
+    e = pg_one(sc, q_emails_activate(sc, id_place_of_email(email), email, user), &shape_reservation,
+               &mine);
     pg_release(sc);
     if (e == ERR_NOT_FOUND) {
         TRY(pg_exec(sc, q_users_delete(sc, user), NULL));
@@ -175,8 +210,8 @@ enum err h_auth_register(struct req *r)
     char hash[PASSWORD_HASH_SIZE];
     struct register_new in;
     struct id id, mail;
-    struct user user;
     const char *email;
+    bool is_replay;
     enum err e;
 
     TRY(req_body(r, &shape_register_new, &in));
@@ -184,8 +219,11 @@ enum err h_auth_register(struct req *r)
     email = ascii_lower(req_arena(r), in.email);
     TRY(password_hash(sc, in.password, hash));
     id = id_make_user();
-    TRY(reserve(r, email, id));
-    e = insert_user(r, &in, email, id, hash, &user, &mail);
+    TRY(reserve(r, email, id, &is_replay));
+    if (is_replay) {
+        return OK;
+    }
+    e = insert_user(r, &in, email, id, hash, &mail);
     if (e != OK && e != ERR_WRITE_UNKNOWN) {
         pg_release(sc);
         (void)!pg_exec(sc, q_emails_release(sc, id_place_of_email(email), email, id), NULL);
@@ -193,7 +231,5 @@ enum err h_auth_register(struct req *r)
     TRY(e);
     TRY(activate(r, email, id));
     mail_push(sc, mail, id);
-    req_etag(r, user.version);
-    req_location(r, "/api/users/%s", id_text(req_arena(r), id));
-    return req_reply(r, 201, &shape_user, &user);
+    return OK;
 }

@@ -10,11 +10,11 @@
 enum {
     SECRET_BYTES = 32,
     TOKEN_BYTES = 16 + SECRET_BYTES,
-    TOUCH_MS = 60000,   /* a use is noted when the last note is older: saves writes */
-    END_TRIES_MAX = 8,  /* rounds of session_end_all() against log-ins that come in between */
+    TOUCH_MS = 60000, /* a use is noted when the last note is older: saves writes */
+    END_CHUNK = 100,  /* sessions ended by one script */
     COUNT_CACHE_MS = 1000,
-    CAPACITY_RETRY_S = 30,     /* sessions end by the minute, not by the second */
-    SESSIONS_PER_USER_MAX = 50 /* the oldest goes when a user opens more; bounds every list */
+    CAPACITY_RETRY_S = 30,       /* sessions end by the minute, not by the second */
+    SESSIONS_PER_USER_MAX = 1000 /* the oldest goes when a user opens more */
 };
 
 static struct redis_script create_script = {
@@ -30,33 +30,29 @@ static struct redis_script create_script = {
 
 static struct redis_script check_script = {
     .name = "session_check",
-    .source = RATE_LUA
-    "local s = redis.call('HMGET', KEYS[1], 'h', 'r', 'l')\n"
-    "if s[1] ~= ARGV[1] then return 0 end\n"
-    "local touched = 0\n"
-    "if ARGV[2] - s[3] > tonumber(ARGV[3]) then\n"
-    "  touched = 1\n"
-    "  redis.call('HSET', KEYS[1], 'l', ARGV[2])\n"
-    "  redis.call('PEXPIRE', KEYS[1], ARGV[4])\n"
-    "  redis.call('ZADD', KEYS[3], 'XX', ARGV[2] + ARGV[4], ARGV[5])\n"
-    "  redis.call('PEXPIRE', KEYS[3], ARGV[4])\n"
-    "end\n"
-    "local v = gcra(KEYS[2], tonumber(ARGV[6]), tonumber(ARGV[7]))\n"
-    "v[5] = s[2]\n"
-    "v[6] = touched\n"
-    "return v\n",
+    .source = RATE_LUA "local s = redis.call('HMGET', KEYS[1], 'h', 'r', 'l')\n"
+                       "if s[1] ~= ARGV[1] then return 0 end\n"
+                       "local touched = 0\n"
+                       "if ARGV[2] - s[3] > tonumber(ARGV[3]) then\n"
+                       "  touched = 1\n"
+                       "  redis.call('HSET', KEYS[1], 'l', ARGV[2])\n"
+                       "  redis.call('PEXPIRE', KEYS[1], ARGV[4])\n"
+                       "  redis.call('ZADD', KEYS[3], 'XX', ARGV[2] + ARGV[4], ARGV[5])\n"
+                       "  redis.call('PEXPIRE', KEYS[3], ARGV[4])\n"
+                       "end\n"
+                       "local v = gcra(KEYS[2], tonumber(ARGV[6]), tonumber(ARGV[7]))\n"
+                       "v[5] = s[2]\n"
+                       "v[6] = touched\n"
+                       "return v\n",
 };
 
-/* KEYS[1] is the index, the others the sessions that the caller saw in it; ARGV their ids. Ends them only if the index holds
- * nothing else: a log-in in between makes the caller look again. */
+/* KEYS[1] is the index, the others are sessions; ARGV their ids. */
 static struct redis_script end_script = {
     .name = "session_end",
-    .source = "if ARGV[1] == 'all' and redis.call('ZCARD', KEYS[1]) ~= tonumber(ARGV[2]) then"
-              " return -1 end\n"
-              "local n = 0\n"
+    .source = "local n = 0\n"
               "for i = 2, #KEYS do\n"
               "  n = n + redis.call('DEL', KEYS[i])\n"
-              "  redis.call('ZREM', KEYS[1], ARGV[i + 1])\n"
+              "  redis.call('ZREM', KEYS[1], ARGV[i - 1])\n"
               "end\n"
               "return n\n",
 };
@@ -283,13 +279,13 @@ enum err session_check(struct scope *sc, const struct session_claim *claim,
     return OK;
 }
 
-/* Ids in a user's index that have not expired, the latest to expire first. */
-static enum err live_ids(struct scope *sc, struct id user, struct redis_reply *reply_out)
+/* Up to n ids of a user's index, the latest to expire first. */
+static enum err indexed_ids(struct scope *sc, struct id user, int n, struct redis_reply *reply_out)
 {
     const char *key = index_key(sc->arena, user);
 
-    return redis_do(sc, key, reply_out, "ZREVRANGE", key, "0",
-                    arena_printf(sc->arena, "%d", SESSIONS_PER_USER_MAX), NULL);
+    return redis_do(sc, key, reply_out, "ZREVRANGE", key, "0", arena_printf(sc->arena, "%d", n - 1),
+                    NULL);
 }
 
 static int64_t number_of(const struct redis_reply *r)
@@ -299,31 +295,45 @@ static int64_t number_of(const struct redis_reply *r)
     return r->kind == REDIS_TEXT && i64_parse(r->text, &value) ? value : 0;
 }
 
-enum err session_list(struct scope *sc, struct id user, struct session **sessions_out,
-                      size_t *n_out)
+/* Read a session's row; false: it has expired. */
+static enum err load(struct scope *sc, struct id user, struct session *s, bool *found_out)
 {
-    struct redis_reply ids, row;
+    const char *key = session_key(sc->arena, user, s->id);
+    struct redis_reply row;
+
+    TRY(redis_do(sc, key, &row, "HMGET", key, "c", "l", "a", "u", NULL));
+    *found_out = row.n_items == 4 && row.items[0].kind == REDIS_TEXT;
+    if (*found_out) {
+        s->created_at = number_of(&row.items[0]);
+        s->last_used_at = number_of(&row.items[1]);
+        s->address = row.items[2].text;
+        s->user_agent = row.items[3].text;
+    }
+    return OK;
+}
+
+enum err session_list(struct scope *sc, struct id user, struct id after, size_t max,
+                      struct session **sessions_out, size_t *n_out)
+{
+    struct redis_reply ids;
+    bool is_behind = id_is_nil(after);
     size_t i;
 
-    TRY(live_ids(sc, user, &ids));
-    *sessions_out = arena_array(sc->arena, struct session, ids.n_items + 1);
+    TRY(indexed_ids(sc, user, SESSIONS_PER_USER_MAX, &ids));
+    *sessions_out = arena_array(sc->arena, struct session, max);
     *n_out = 0;
-    for (i = 0; i < ids.n_items; i++) {
+    for (i = 0; i < ids.n_items && *n_out < max; i++) {
         struct session *s = &(*sessions_out)[*n_out];
-        const char *key;
+        bool found = false;
 
         if (!id_parse(ids.items[i].text, ids.items[i].len, &s->id)) {
             continue;
         }
-        key = session_key(sc->arena, user, s->id);
-        TRY(redis_do(sc, key, &row, "HMGET", key, "c", "l", "a", "u", NULL));
-        if (row.n_items == 4 && row.items[0].kind == REDIS_TEXT) {
-            s->created_at = number_of(&row.items[0]);
-            s->last_used_at = number_of(&row.items[1]);
-            s->address = row.items[2].text;
-            s->user_agent = row.items[3].text;
-            (*n_out)++;
+        if (is_behind) {
+            TRY(load(sc, user, s, &found));
         }
+        is_behind = is_behind || id_equal(s->id, after);
+        *n_out += found;
     }
     return OK;
 }
@@ -335,52 +345,51 @@ enum err session_end(struct scope *sc, struct id user, struct id session)
 
     redis_arg(&keys, index_key(sc->arena, user));
     redis_arg(&keys, session_key(sc->arena, user, session));
-    redis_arg(&args, "one");
-    redis_arg(&args, "1");
     redis_arg(&args, id_text(sc->arena, session));
     TRY(redis_eval(sc, &end_script, &keys, &args, &reply));
     recount(sc, session, 0);
     return reply.kind == REDIS_INT && reply.integer == 1 ? OK : ERR_NOT_FOUND;
 }
 
-/* One round: end what the index holds now. *is_done_out: nothing came in between. */
-static enum err end_round(struct scope *sc, struct id user, struct id keep, bool *is_done_out)
+/* End up to END_CHUNK sessions; *n_out tells how many there were but keep. */
+static enum err end_chunk(struct scope *sc, struct id user, struct id keep, int *n_out)
 {
     struct redis_args keys = {0}, args = {0};
     struct redis_reply ids, reply;
+    struct id ended[END_CHUNK + 1];
     size_t i;
 
-    TRY(live_ids(sc, user, &ids));
+    *n_out = 0;
+    TRY(indexed_ids(sc, user, END_CHUNK, &ids));
     redis_arg(&keys, index_key(sc->arena, user));
-    redis_arg(&args, "all");
-    redis_arg_i64(sc, &args, (int64_t)ids.n_items);
-    for (i = 0; i < ids.n_items; i++) {
-        struct id session;
+    for (i = 0; i < ids.n_items && i < END_CHUNK; i++) {
+        struct id *session = &ended[*n_out];
 
-        if (id_parse(ids.items[i].text, ids.items[i].len, &session) && !id_equal(session, keep)) {
-            redis_arg(&keys, session_key(sc->arena, user, session));
+        if (id_parse(ids.items[i].text, ids.items[i].len, session) && !id_equal(*session, keep)) {
+            redis_arg(&keys, session_key(sc->arena, user, *session));
             redis_arg(&args, ids.items[i].text);
+            (*n_out)++;
         }
     }
-    TRY(redis_eval(sc, &end_script, &keys, &args, &reply));
-    *is_done_out = reply.kind == REDIS_INT && reply.integer >= 0;
-    for (i = 0; *is_done_out && i < ids.n_items; i++) {
-        struct id session;
-
-        if (id_parse(ids.items[i].text, ids.items[i].len, &session) && !id_equal(session, keep)) {
-            recount(sc, session, 0);
-        }
+    if (*n_out > 0) {
+        TRY(redis_eval(sc, &end_script, &keys, &args, &reply));
+    }
+    for (i = 0; i < (size_t)*n_out; i++) {
+        recount(sc, ended[i], 0);
     }
     return OK;
 }
 
 enum err session_end_all(struct scope *sc, struct id user, struct id keep)
 {
-    bool is_done = false;
-    int i;
+    int n = 1;
 
-    for (i = 0; i < END_TRIES_MAX && !is_done; i++) {
-        TRY(end_round(sc, user, keep, &is_done));
+    /* When a look finds none, none of before that look is left; what comes after it is another log-in. */
+    while (n > 0) {
+        TRY(end_chunk(sc, user, keep, &n));
+        if (n > 0 && scope_left_ms(sc, 1) == 0) {
+            return scope_fail(sc, ERR_TIMED_OUT, "session: no time left to end all");
+        }
     }
-    return is_done ? OK : scope_fail(sc, ERR_DEPENDENCY_UNAVAILABLE, "session: the index kept changing");
+    return OK;
 }

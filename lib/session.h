@@ -49,9 +49,9 @@ MUST_USE enum err session_check(struct scope *sc, const struct session_claim *cl
                                 const struct rate_policy *policy, struct session *session_out,
                                 struct rate_verdict *verdict_out);
 
-/* A user's live sessions, newest first. */
-MUST_USE enum err session_list(struct scope *sc, struct id user, struct session **sessions_out,
-                               size_t *n_out);
+/* Up to max of a user's live sessions, the last used first, behind the session after (nil: from the first). */
+MUST_USE enum err session_list(struct scope *sc, struct id user, struct id after, size_t max,
+                               struct session **sessions_out, size_t *n_out);
 
 /* Number of live sessions of the whole fleet. */
 MUST_USE enum err session_count(struct scope *sc, int64_t *n_out);

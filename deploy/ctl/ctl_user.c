@@ -37,8 +37,7 @@ static bool read_password(char *out, size_t size)
         return false;
     }
     out[strcspn(out, "\r\n")] = '\0';
-    return strlen(out) >= PASSWORD_MIN && strlen(out) <= PASSWORD_MAX &&
-           !password_is_breached(out);
+    return strlen(out) >= PASSWORD_MIN && strlen(out) <= PASSWORD_MAX && !password_is_breached(out);
 }
 
 /* An account is there: make it an administrator's. Its sessions carry the old role, so they end. */
@@ -74,15 +73,43 @@ static enum err create(struct scope *sc, const char *email, const char *name, co
     return pg_one(sc, q_emails_activate(sc, place, email, *id_out), &shape_holder, &holder);
 }
 
+/* EMAIL [NAME], or --email EMAIL [--name NAME] in any order. False: something else. */
+static bool read_words(int argc, char **argv, const char **email_out, const char **name_out)
+{
+    int i;
+
+    *name_out = "Administrator";
+    if (!has_prefix(argv[0], "--")) {
+        *email_out = argv[0];
+        *name_out = argc > 1 ? argv[1] : *name_out;
+        return argc <= 2;
+    }
+    *email_out = NULL;
+    for (i = 0; i + 1 < argc; i += 2) {
+        if (strcmp(argv[i], "--email") == 0) {
+            *email_out = argv[i + 1];
+        } else if (strcmp(argv[i], "--name") == 0) {
+            *name_out = argv[i + 1];
+        } else {
+            return false;
+        }
+    }
+    return i == argc && *email_out != NULL;
+}
+
 int ctl_user_create_admin(struct scope *sc, int argc, char **argv)
 {
-    const char *email = ascii_lower(sc->arena, argv[0]);
-    const char *name = argc > 1 ? argv[1] : "Administrator";
+    const char *email, *name;
     char password[PASSWORD_MAX + 3], hash[PASSWORD_HASH_SIZE];
     struct holder holder;
     struct id id;
     enum err e;
 
+    if (!read_words(argc, argv, &email, &name)) {
+        fputs("maxboosterctl: give EMAIL [NAME], or --email EMAIL [--name NAME].\n", stderr);
+        return CTL_USAGE;
+    }
+    email = ascii_lower(sc->arena, email);
     e = pg_one(sc, q_emails_find(sc, id_place_of_email(email), email, 0), &shape_holder, &holder);
     pg_release(sc);
     if (e == OK) {

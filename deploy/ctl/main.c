@@ -22,8 +22,8 @@ static const struct ctl_command commands[] = {
     {"queue", "retry", "JOB_ID", "queue a failed job anew", 1, 1, ctl_queue_retry},
     {"sessions", "count", "", "live sessions of the whole fleet", 0, 0, ctl_sessions_count},
     {"sessions", "revoke", "USER_ID", "end all sessions of a user", 1, 1, ctl_sessions_revoke},
-    {"user", "create-admin", "EMAIL [NAME]",
-     "make an administrator; the password of a new one is read from standard input", 1, 2,
+    {"user", "create-admin", "EMAIL [NAME] | --email EMAIL [--name NAME]",
+     "make an administrator; the password of a new one is read from standard input", 1, 4,
      ctl_user_create_admin},
 };
 
@@ -58,7 +58,8 @@ static int run(const struct ctl_command *command, int argc, char **argv)
     int status;
 
     crypto_open();
-    instance_open(&instance); /* private: an operator's connections do not count as the instance's */
+    instance_open(
+        &instance); /* private: an operator's connections do not count as the instance's */
     pg_open();
     scope_init(&sc, arena, TIMEOUT_MS);
     status = command->run(&sc, argc, argv);
