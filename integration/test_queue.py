@@ -283,7 +283,8 @@ def test_whatever_happens_every_job_is_in_one_place(driver, redis_server, seed):
 
 @pytest.fixture(scope="module", name="shared_lab")
 def _shared_lab(tmp_path_factory):
-    programs = queuelab.build("bin/maxbooster-worker", "bin/maxbooster-scheduler")
+    programs = queuelab.build("bin/maxbooster-worker", "bin/maxbooster-scheduler",
+                              "loadtest/queue_driver")
     lab = queuelab.Lab(tmp_path_factory.mktemp("lab"), programs)
     yield lab
     lab.close()
@@ -305,7 +306,7 @@ def _lab(shared_lab):
 def test_a_row_whose_push_was_lost_is_found_and_done(lab):
     lab.scheduler()
     lab.worker()
-    job = lab.welcome("ann@example.org")
+    job = lab.welcome("ann@example.org", push=False)
     row = lab.ends(job)
     assert (row.attempts, row.stalled, row.fence, row.progress) == (1, 0, 1, 100)
     assert lab.times_sent(job) == 1
@@ -354,7 +355,7 @@ def test_a_zombies_completion_changes_nothing(lab):
 
 def test_sigterm_hands_a_running_job_back_without_counting(lab):
     lab.scheduler()
-    first = lab.worker(JOB_EMAIL_SEND_TIMEOUT_S="4")
+    first = lab.worker(JOB_EMAIL_SEND_TIMEOUT_S="3")
     job = lab.welcome("hold-t@example.org")
     holding(lab, "hold-t@example.org")
     assert first.stop() == 0

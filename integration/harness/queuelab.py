@@ -1,6 +1,7 @@
 """The job queue by itself: a private Redis, PostgreSQL and mail server, the queue's driver, workers and schedulers."""
 import asyncio
 import collections
+import contextlib
 import email
 import email.policy
 import hashlib
@@ -299,8 +300,9 @@ class Lab:
 
     def __init__(self, folder, programs):
         self.folder = pathlib.Path(folder)
-        self.worker_program, self.scheduler_program = programs
+        self.worker_program, self.scheduler_program, driver = programs
         self.redis = Redis(self.folder / "redis")
+        self.driver = Driver(driver, self.redis.url)
         self.postgres = Postgres()
         self.mail = Mail()
         self.processes = []
@@ -328,16 +330,19 @@ class Lab:
         """A running scheduler."""
         return self._start(self.scheduler_program, "scheduler", **settings)
 
-    def row(self, payload, kind="email-send", user=None, job=None):
-        """A jobs row, as the API leaves it where its push is lost; its id."""
+    def row(self, payload, kind="email-send", user=None, job=None, push=True):
+        """A jobs row, pushed as the API does it; its id. A push that fails is lost."""
         job = job or owned_id(user)
         self.postgres.sql(shard_of(job), "INSERT INTO jobs (id, user_id, type, payload) "
                           "VALUES (%s, %s, %s, %s)", job, user, kind, json.dumps(payload))
+        if push:
+            with contextlib.suppress(AssertionError):
+                self.driver.push(kind, user, job=job)
         return job
 
-    def welcome(self, address):
+    def welcome(self, address, push=True):
         """A job that sends one mail."""
-        return self.row({"template": "welcome", "email": address, "name": "Jörg <b>"})
+        return self.row({"template": "welcome", "email": address, "name": "Jörg <b>"}, push=push)
 
     def ends(self, job, status="completed", seconds=30):
         """Wait until the job is in that state; its row."""
@@ -355,6 +360,7 @@ class Lab:
         self.mail.gate.set()
         for process in self.processes:
             process.kill()
+        self.driver.close()
         self.mail.stop()
         self.postgres.close()
         self.redis.kill()
