@@ -516,6 +516,7 @@ def test_the_victim_of_a_deadlock_may_try_again(driver, server):
         server.sql("ALTER DATABASE driver RESET ALL")
     for d in (a, b):
         d("rollback 0")
+    for d in (a, b):
         d("begin 0")
         assert d("lock 0 1")["error"] == "OK"
         assert d("commit 0")["error"] == "OK"
