@@ -137,6 +137,26 @@ def complete_operation(document, operation, method, groups, name):
     operation["responses"] = dict(sorted(operation["responses"].items()))
 
 
+def allow_null(document, schema):
+    """In a request a member that may be missing may be null too; within, likewise."""
+    if "$ref" in schema:
+        schema = resolve(document, schema["$ref"])
+    required = schema.get("required", [])
+    for name, member in schema.get("properties", {}).items():
+        allow_null(document, member)
+        if name not in required and {"type": "null"} not in member.get("anyOf", []):
+            schema["properties"][name] = {"anyOf": [member, {"type": "null"}]}
+
+
+def request_schemas(document):
+    """The schemas of all request bodies."""
+    for _path, _method, operation in operations(document):
+        body = operation.get("requestBody")
+        if body:
+            body = resolve(document, body["$ref"]) if "$ref" in body else body
+            yield body["content"]["application/json"]["schema"]
+
+
 def operations(document):
     """(path, method, operation) of all."""
     for path, item in document["paths"].items():
@@ -156,6 +176,8 @@ def join():
     for path, method, operation in operations(document):
         complete_operation(document, operation, method, groups, f"{method.upper()} {path}")
     check(document)
+    for schema in request_schemas(document):
+        allow_null(document, schema)
     return document
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import struct
 import subprocess
+import tempfile
 
 import requests
 
@@ -72,23 +73,35 @@ def sha256(data):
     return hashlib.sha256(data).hexdigest()
 
 
+def _told_by(program, data, *words):
+    """Standard output of a tool that reads the data from a file, where it can seek."""
+    with tempfile.NamedTemporaryFile(prefix="mb-audio-") as file:
+        file.write(data)
+        file.flush()
+        words = [file.name if word == "FILE" else word for word in words]
+        return subprocess.run([program, "-v", "error", *words], capture_output=True, timeout=120,
+                              stdin=subprocess.DEVNULL, check=True).stdout
+
+
 def ffprobe(data):
     """What ffprobe says of the first audio stream and of the container."""
-    done = subprocess.run(
-        ["ffprobe", "-v", "error", "-show_streams", "-show_format", "-of", "json", "-"],
-        input=data, capture_output=True, timeout=60, check=True)
-    told = json.loads(done.stdout)
+    told = json.loads(_told_by("ffprobe", data, "-show_streams", "-show_format", "-of", "json", "FILE"))
     stream = next(s for s in told["streams"] if s["codec_type"] == "audio")
     return stream, told["format"]
 
 
+def stream_kinds(data):
+    """The kinds of all streams, sorted."""
+    told = json.loads(_told_by("ffprobe", data, "-show_streams", "-of", "json", "FILE"))
+    return sorted(s["codec_type"] for s in told["streams"])
+
+
 def decode(data, rate, channels):
     """16-bit samples, interleaved, decoded by ffmpeg."""
-    done = subprocess.run(
-        ["ffmpeg", "-v", "error", "-i", "-", "-map", "0:a:0", "-f", "s16le", "-ar", str(rate), "-ac", str(channels),
-         "-"], input=data, capture_output=True, timeout=120, check=True)
+    raw = _told_by("ffmpeg", data, "-i", "FILE", "-map", "0:a:0", "-f", "s16le", "-ar", str(rate),
+                   "-ac", str(channels), "-")
     samples = array.array("h")
-    samples.frombytes(done.stdout[:len(done.stdout) // 2 * 2])
+    samples.frombytes(raw[:len(raw) // 2 * 2])
     return samples
 
 

@@ -4,6 +4,7 @@ import json
 import pathlib
 import re
 import sys
+import urllib.parse
 
 import jsonschema
 
@@ -18,7 +19,7 @@ SUCCESS = range(200, 300)
 
 def canonical_key(method, path):
     """The key of the route table: METHOD /path, ids as *."""
-    parts = path.split("?", 1)[0].split("/")
+    parts = urllib.parse.unquote(path.split("?", 1)[0]).split("/")
     return f"{method} " + "/".join("*" if ID.match(part) else part for part in parts)
 
 
