@@ -296,7 +296,7 @@ def test_convert_gives_each_format_at_full_length(media, target):
     got = len(ffmpeg_samples(path, result["sampleRate"], 1)) * 1000 / result["sampleRate"]
     assert abs(got - want) <= (94 if target in ("aac", "m4a") else 7)  # two frames of AAC at 22,050 Hz
     if target != "aac":
-        assert abs(float(container["duration"]) * 1000 - want) <= 60
+        assert abs(float(container["duration"]) * 1000 - want) <= 100  # an MP3 counts whole frames
     assert audio.decode(data, 22050, 1)  # also where it cannot be sought
 
 

@@ -16,9 +16,10 @@
 #include "lib/str.h"
 
 enum {
-    WATCH_MS = 50,             /* half of what media_watch is promised */
-    IN_BLOCK_COLD = 256 << 10, /* a jump: headers and tags are small, so do not fetch a whole block */
-    CPU_SLACK_S = 2            /* RLIMIT_CPU is the second line behind the time limit */
+    WATCH_MS = 50, /* half of what media_watch is promised */
+    IN_BLOCK_COLD =
+        256 << 10,  /* a jump: headers and tags are small, so do not fetch a whole block */
+    CPU_SLACK_S = 2 /* RLIMIT_CPU is the second line behind the time limit */
 };
 
 struct in_slot {
@@ -144,7 +145,8 @@ static enum err flatten(struct scope *sc, struct strbuf *lines, const char *name
         return flatten_object(sc, lines, arena_printf(sc->arena, "%s.", name), value);
     case JSON_ARRAY:
         for (i = 0; i < json_length(value); i++) {
-            TRY(flatten(sc, lines, arena_printf(sc->arena, "%s.%zu", name, i), json_item(value, i)));
+            TRY(flatten(sc, lines, arena_printf(sc->arena, "%s.%zu", name, i),
+                        json_item(value, i)));
         }
         return OK;
     case JSON_STRING:
@@ -187,8 +189,8 @@ static enum err send_message(struct run *run, const struct media_msg *msg, const
 /* *got_out false: nothing there now, or the end (run->closed). */
 static enum err receive_message(struct run *run, bool *got_out)
 {
-    ssize_t got = recv(media_child_socket(run->child), run->in_msg.bytes,
-                       sizeof(run->in_msg.bytes), MSG_DONTWAIT | MSG_TRUNC);
+    ssize_t got = recv(media_child_socket(run->child), run->in_msg.bytes, sizeof(run->in_msg.bytes),
+                       MSG_DONTWAIT | MSG_TRUNC);
 
     *got_out = false;
     if (got < 0 && (errno == EAGAIN || errno == EINTR || errno == ECONNRESET)) {
@@ -360,8 +362,7 @@ static enum err take_slot(struct run *run, struct out_state **out)
         return refuse(run->sc, MEDIA_FAULT_RESULT_SIZE, 0);
     }
     run->written += m->len;
-    memcpy(run->copy,
-           media_child_memory(run->child) + base + (size_t)m->position * MEDIA_OUT_BLOCK,
+    memcpy(run->copy, media_child_memory(run->child) + base + (size_t)m->position * MEDIA_OUT_BLOCK,
            (size_t)m->len);
     return send_message(run, &ack, NULL, 0);
 }
@@ -383,8 +384,7 @@ static enum err on_rewrite(struct run *run)
     struct out_state *out;
 
     TRY(take_slot(run, &out));
-    if (m->offset < 0 || m->offset > MEDIA_REWRITABLE - m->len ||
-        m->offset > out->size - m->len) {
+    if (m->offset < 0 || m->offset > MEDIA_REWRITABLE - m->len || m->offset > out->size - m->len) {
         return broken(run, "a correction out of bounds");
     }
     return run->sink->rewrite(run->sink->context, run->sc, (int)m->index, m->offset, run->copy,
@@ -438,8 +438,8 @@ static enum err write_object(struct run *run, struct strbuf *json, const struct 
         if (n < 0 || n >= MEDIA_OUTPUTS_MAX || !run->out[n].finished) {
             return broken(run, "a result that names an output which is not there");
         }
-        strbuf_printf(&w.json, ",\"size\":%lld,\"sha256\":\"%s\"",
-                      (long long)run->out[n].made.size, run->out[n].made.sha256);
+        strbuf_printf(&w.json, ",\"size\":%lld,\"sha256\":\"%s\"", (long long)run->out[n].made.size,
+                      run->out[n].made.sha256);
     }
     strbuf_putc(&w.json, '}');
     *json = w.json;
@@ -600,8 +600,8 @@ static enum err start(struct run *run, const char *operation, const char *params
     TRY(json_parse(run->sc, params_json, strlen(params_json), &params));
     strbuf_init(&lines, run->sc->arena, 256);
     TRY(flatten_object(run->sc, &lines, "", params));
-    memory_bytes = run->n_sources * MEDIA_IN_SLOTS * run->in_block +
-                   (size_t)MEDIA_OUT_SLOTS * MEDIA_OUT_BLOCK;
+    memory_bytes =
+        run->n_sources * MEDIA_IN_SLOTS * run->in_block + (size_t)MEDIA_OUT_SLOTS * MEDIA_OUT_BLOCK;
     TRY(media_child_start(run->sc, memory_bytes, &run->child));
     return send_start(run, operation, &lines, memory_bytes, timeout_ms);
 }

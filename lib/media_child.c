@@ -61,8 +61,7 @@ static bool make_memory(struct media_child *c)
         fcntl(c->memory_fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
         return false;
     }
-    c->memory =
-        mmap(NULL, c->memory_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, c->memory_fd, 0);
+    c->memory = mmap(NULL, c->memory_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, c->memory_fd, 0);
     return c->memory != MAP_FAILED;
 }
 
@@ -133,8 +132,12 @@ enum err media_child_start(struct scope *sc, size_t memory_bytes, struct media_c
     char path[PATH_MAX];
     int sockets[2], theirs, rc;
 
-    *c = (struct media_child){.pid = -1, .pidfd = -1, .socket = -1, .memory_fd = -1,
-                              .memory_bytes = memory_bytes, .memory = MAP_FAILED};
+    *c = (struct media_child){.pid = -1,
+                              .pidfd = -1,
+                              .socket = -1,
+                              .memory_fd = -1,
+                              .memory_bytes = memory_bytes,
+                              .memory = MAP_FAILED};
     arena_defer(sc->arena, child_defer, c);
     if (!make_memory(c)) {
         return scope_fail(sc, ERR_INTERNAL, "media: no shared memory: %s", strerror(errno));

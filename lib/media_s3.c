@@ -34,8 +34,8 @@ struct output {
     struct buffer first, current; /* part 1; the part being filled */
     struct part *parts;           /* [0] is part 1, put last */
     int n_parts;
-    bool in_parts;                /* part 1 is full: current is in use */
-    bool corrected;               /* part 1 changed after it was hashed */
+    bool in_parts;  /* part 1 is full: current is in use */
+    bool corrected; /* part 1 changed after it was hashed */
     bool begun, finished;
     struct crypto_sha256_stream hash;
     int64_t size;

@@ -105,8 +105,7 @@ static enum err files_rewrite(void *context, struct scope *sc, int output, int64
     struct files *f = context;
 
     f->rewritten[output] = true;
-    if (!f->options->discard &&
-        pwrite(f->fds[output], data, len, (off_t)offset) != (ssize_t)len) {
+    if (!f->options->discard && pwrite(f->fds[output], data, len, (off_t)offset) != (ssize_t)len) {
         return scope_fail(sc, ERR_INTERNAL, "write: %s", strerror(errno));
     }
     return OK;
@@ -177,8 +176,8 @@ static enum err probe(struct scope *sc, const struct media_source *source)
     (void)printf("{\"container\":\"%s\",\"codec\":\"%s\",\"durationMs\":%lld,\"sampleRate\":%lld,"
                  "\"channels\":%lld,\"bitDepth\":%lld,\"bitRate\":%lld}\n",
                  p.container, p.codec, (long long)p.duration_ms, (long long)p.sample_rate,
-                 (long long)p.channels,
-                 (long long)(p.bit_depth == ABSENT_I64 ? 0 : p.bit_depth), (long long)p.bit_rate);
+                 (long long)p.channels, (long long)(p.bit_depth == ABSENT_I64 ? 0 : p.bit_depth),
+                 (long long)p.bit_rate);
     return OK;
 }
 
@@ -186,8 +185,8 @@ static enum err run(struct scope *sc, const struct job *job, const struct media_
                     size_t n)
 {
     struct files *out = arena_new(sc->arena, struct files);
-    const struct media_sink sink = {.write = files_write, .rewrite = files_rewrite,
-                                    .finish = files_finish, .context = out};
+    const struct media_sink sink = {
+        .write = files_write, .rewrite = files_rewrite, .finish = files_finish, .context = out};
     struct cancel cancel = {
         .at_ms = job->options.cancel_ms > 0 ? clock_mono_ms() + job->options.cancel_ms : 0};
     const struct media_watch watch = {.progress = on_progress, .context = &cancel};
@@ -266,16 +265,16 @@ int main(int argc, char **argv)
             return EXIT_USAGE;
         }
     }
-    if (argc - at < 2 || (strcmp(argv[at], "probe") != 0 &&
-                          (strcmp(argv[at], "run") != 0 || argc - at < 5)) ||
+    if (argc - at < 2 ||
+        (strcmp(argv[at], "probe") != 0 && (strcmp(argv[at], "run") != 0 || argc - at < 5)) ||
         !config_load(stderr)) {
         (void)fprintf(stderr, "usage: media-driver [options] probe FILE | run OP JSON OUT FILE…\n");
         return EXIT_USAGE;
     }
     crypto_open();
     for (i = 0; i < options.threads; i++) {
-        jobs[i] = (struct job){
-            .options = options, .argc = argc - at, .argv = argv + at, .number = i};
+        jobs[i] =
+            (struct job){.options = options, .argc = argc - at, .argv = argv + at, .number = i};
         if (pthread_create(&threads[i], NULL, work, &jobs[i]) != 0) {
             return EXIT_USAGE;
         }

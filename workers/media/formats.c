@@ -86,16 +86,16 @@ static const AVBitStreamFilter *const bsfs[] = {
     NULL};
 
 /* An iterator of libav: *opaque counts, NULL ends. */
-#define ITERATE(type, function, table)         \
-    const type *function(void **opaque)        \
-    {                                          \
-        uintptr_t i = (uintptr_t)*opaque;      \
-        const type *row = table[i];            \
-                                               \
-        if (row != NULL) {                     \
-            *opaque = (void *)(i + 1);         \
-        }                                      \
-        return row;                            \
+#define ITERATE(type, function, table)    \
+    const type *function(void **opaque)   \
+    {                                     \
+        uintptr_t i = (uintptr_t)*opaque; \
+        const type *row = table[i];       \
+                                          \
+        if (row != NULL) {                \
+            *opaque = (void *)(i + 1);    \
+        }                                 \
+        return row;                       \
     }
 
 ITERATE(AVInputFormat, av_demuxer_iterate, demuxers)
@@ -274,8 +274,8 @@ int ff_sdp_write_media(void)
 
 /* Hardware and the soxr resampler: tables that libav looks into only when asked for such a thing, which nobody does. */
 enum { ABSENT_TABLE_BYTES = 512 };
-#define ABSENT_TABLE(name)                        \
-    extern const char name[ABSENT_TABLE_BYTES];   \
+#define ABSENT_TABLE(name)                      \
+    extern const char name[ABSENT_TABLE_BYTES]; \
     const char name[ABSENT_TABLE_BYTES] = {0};
 ABSENT_TABLE(ff_hwcontext_type_cuda)
 ABSENT_TABLE(ff_hwcontext_type_drm)

@@ -8,10 +8,10 @@
 
 enum {
     IO_BUFFER = 32 << 10,
-    PROBE_BYTES = 2 << 20,        /* most that finding the streams may read ahead */
+    PROBE_BYTES = 2 << 20, /* most that finding the streams may read ahead */
     ANALYZE_US = 2000000,
     PROBE_SCORE_MIN = AVPROBE_SCORE_RETRY, /* below it a ZIP passes for MP3 */
-    SILENT_PACKETS_MAX = 200000   /* packets in a row that give no sample */
+    SILENT_PACKETS_MAX = 200000            /* packets in a row that give no sample */
 };
 
 struct input {
@@ -94,9 +94,9 @@ static enum media_fault open_format(struct input *in)
     in->packet = av_packet_alloc();
     in->frame = av_frame_alloc();
     in->format = avformat_alloc_context();
-    in->io = buffer == NULL ? NULL
-                            : avio_alloc_context(buffer, IO_BUFFER, 0, in, input_read, NULL,
-                                                 input_seek);
+    in->io = buffer == NULL
+                 ? NULL
+                 : avio_alloc_context(buffer, IO_BUFFER, 0, in, input_read, NULL, input_seek);
     if (in->packet == NULL || in->frame == NULL || in->format == NULL || in->io == NULL) {
         return MEDIA_FAULT_MEMORY;
     }
@@ -178,6 +178,13 @@ static enum media_fault open_codec(struct input *in)
     const AVCodec *decoder = avcodec_find_decoder(par->codec_id);
     int rc;
 
+    if (par->sample_rate != 0 && par->ch_layout.nb_channels != 0) {
+        enum media_fault f = check_claims(in, par->sample_rate, par->ch_layout.nb_channels);
+
+        if (f != MEDIA_OK) {
+            return f;
+        }
+    }
     if (decoder == NULL) {
         return MEDIA_FAULT_CODEC;
     }
@@ -227,8 +234,8 @@ static void describe(struct input *in)
         .container = in->container,
         .codec = avcodec_get_name(par->codec_id),
         .duration_ms = us > 0 && us != AV_NOPTS_VALUE ? (us + 500) / 1000 : -1,
-        .duration_exact = us > 0 && in->format->duration_estimation_method !=
-                                        AVFMT_DURATION_FROM_BITRATE,
+        .duration_exact =
+            us > 0 && in->format->duration_estimation_method != AVFMT_DURATION_FROM_BITRATE,
         .bit_rate = par->bit_rate,
         .sample_rate = par->sample_rate,
         .channels = par->ch_layout.nb_channels,
@@ -315,8 +322,7 @@ static enum media_fault feed(struct input *in)
         if (rc == AVERROR(EAGAIN) && ++in->silent_packets < SILENT_PACKETS_MAX) {
             continue;
         }
-    } while (rc == AVERROR(EAGAIN) ||
-             (rc >= 0 && in->packet->stream_index != in->stream->index));
+    } while (rc == AVERROR(EAGAIN) || (rc >= 0 && in->packet->stream_index != in->stream->index));
     if (rc == AVERROR(ENOMEM)) {
         return MEDIA_FAULT_MEMORY;
     }
@@ -445,12 +451,13 @@ enum media_fault input_scan_duration(struct input *in)
         ticks = last - first;
     }
     if (ticks > 0) {
-        in->info.duration_ms =
-            av_rescale_q_rnd(ticks, in->stream->time_base, (AVRational){1, 1000}, AV_ROUND_NEAR_INF);
+        in->info.duration_ms = av_rescale_q_rnd(ticks, in->stream->time_base, (AVRational){1, 1000},
+                                                AV_ROUND_NEAR_INF);
         in->info.duration_exact = true;
-        in->info.bit_rate = in->info.duration_ms > 0
-                                ? (int64_t)((double)in->size * 8000.0 / (double)in->info.duration_ms)
-                                : in->info.bit_rate;
+        in->info.bit_rate =
+            in->info.duration_ms > 0
+                ? (int64_t)((double)in->size * 8000.0 / (double)in->info.duration_ms)
+                : in->info.bit_rate;
     }
     if (rc == AVERROR(ENOMEM)) {
         return MEDIA_FAULT_MEMORY;

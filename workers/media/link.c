@@ -125,8 +125,8 @@ static void ask(struct link *l, uint32_t source, int64_t offset)
         answer->position > l->start->memory_bytes - answer->len) {
         _exit(EXIT_LINK);
     }
-    *w = (struct window){
-        .offset = offset, .len = answer->len, .data = l->memory + answer->position};
+    *w =
+        (struct window){.offset = offset, .len = answer->len, .data = l->memory + answer->position};
 }
 
 size_t link_read(struct link *l, uint32_t source, int64_t offset, void *buffer, size_t len)

@@ -1,10 +1,9 @@
-/* decode → filter graph (rate, channels, format, loudness, frame size) → encode → mux, one frame at a time. */
-#include <libavfilter/avfilter.h>
-#include <libavfilter/buffersink.h>
-#include <libavfilter/buffersrc.h>
+/* decode → filters (loudness, rate, channels, format, frame size) → encode → mux, one frame at a time. */
 #include <libavutil/channel_layout.h>
 
+#include "workers/media/chain.h"
 #include "workers/media/input.h"
+#include "workers/media/loudness.h"
 #include "workers/media/op.h"
 #include "workers/media/output.h"
 #include "workers/media/params.h"
@@ -16,11 +15,12 @@ struct convert {
     struct output_settings settings;
     int64_t sample_rate, channels, bit_depth; /* asked for; 0: as the input */
     double target_lufs;                       /* 0: none */
-    AVFilterGraph *graph;
-    AVFilterContext *source, *sink;
-    AVFrame *fed, *filtered;
-    int64_t fed_samples;
+    double gain_db;
+    int percent_base; /* what measuring was worth */
+    struct chain *chain;
 };
+
+enum { MEASURE_PERCENT = 40 };
 
 static enum media_fault bad(struct op *op, const char *param)
 {
@@ -96,7 +96,9 @@ static enum media_fault choose_settings(struct convert *c)
         return MEDIA_FAULT_INTERNAL;
     }
     s->sample_rate = output_rate(s->format, encoder,
-                                 c->sample_rate > 0 ? (int)c->sample_rate : info->sample_rate);
+                                 c->sample_rate > 0          ? (int)c->sample_rate
+                                 : s->format->rate_usual > 0 ? s->format->rate_usual
+                                                             : info->sample_rate);
     if (c->sample_rate > 0 && s->sample_rate != c->sample_rate) {
         return bad(c->op, "sampleRate");
     }
@@ -105,10 +107,11 @@ static enum media_fault choose_settings(struct convert *c)
             return bad(c->op, "channels");
         }
     }
+    s->samples_exact = info->duration_exact;
     s->samples_expected =
-        info->duration_exact && info->duration_ms >= 0
-            ? (int64_t)((double)info->duration_ms / 1000.0 * s->sample_rate) + s->sample_rate
-            : -1;
+        info->duration_ms < 0
+            ? -1
+            : (int64_t)((double)info->duration_ms / 1000.0 * s->sample_rate) + s->sample_rate;
     s->tags = input_format(c->in);
     return MEDIA_OK;
 }
@@ -120,17 +123,19 @@ static bool wants_dither(const struct convert *c, enum AVSampleFormat from)
            av_get_packed_sample_fmt(from) == AV_SAMPLE_FMT_S32 && input_info(c->in)->bit_depth > 16;
 }
 
-static int describe_graph(const struct convert *c, char *text, size_t size)
+/* Loudness by a plain gain, which leaves the music's dynamics alone; what it lifts over full scale is limited, with room for
+ * peaks between samples. */
+static int describe_chain(const struct convert *c, char *text, size_t size)
 {
     const AVCodecContext *codec = output_codec(c->out);
-    char layout[128], loudness[64] = "";
+    char layout[128], loudness[96] = "";
 
     if (av_channel_layout_describe(&codec->ch_layout, layout, sizeof(layout)) < 0) {
         return -1;
     }
-    if (c->target_lufs < 0) {
-        (void)snprintf(loudness, sizeof(loudness), "loudnorm=I=%.2f:TP=-1.5:LRA=11,",
-                       c->target_lufs);
+    if (c->gain_db != 0) {
+        (void)snprintf(loudness, sizeof(loudness), "volume=%.3fdB:precision=double,%s", c->gain_db,
+                       c->gain_db > 0 ? "alimiter=limit=0.84:level=0:latency=1," : "");
     }
     return snprintf(text, size,
                     "%saresample=%d%s,aformat=sample_fmts=%s:sample_rates=%d:channel_layouts=%s",
@@ -141,101 +146,31 @@ static int describe_graph(const struct convert *c, char *text, size_t size)
                     av_get_sample_fmt_name(codec->sample_fmt), codec->sample_rate, layout);
 }
 
-/* The graph's open ends, with the input's format set at its source. */
-static enum media_fault make_ends(struct convert *c)
-{
-    const AVFrame *first = input_first(c->in);
-    AVBufferSrcParameters *par = av_buffersrc_parameters_alloc();
-    int rc;
-
-    c->source = avfilter_graph_alloc_filter(c->graph, avfilter_get_by_name("abuffer"), "in");
-    c->sink = avfilter_graph_alloc_filter(c->graph, avfilter_get_by_name("abuffersink"), "out");
-    if (c->source == NULL || c->sink == NULL || par == NULL) {
-        av_free(par);
-        return MEDIA_FAULT_MEMORY;
-    }
-    par->format = first->format;
-    par->sample_rate = first->sample_rate;
-    par->time_base = (AVRational){1, first->sample_rate};
-    rc = av_channel_layout_copy(&par->ch_layout, &first->ch_layout);
-    rc = rc < 0 ? rc : av_buffersrc_parameters_set(c->source, par);
-    rc = rc < 0 ? rc : avfilter_init_str(c->source, NULL);
-    rc = rc < 0 ? rc : avfilter_init_str(c->sink, NULL);
-    av_channel_layout_uninit(&par->ch_layout);
-    av_free(par);
-    return rc < 0 ? MEDIA_FAULT_INTERNAL : MEDIA_OK;
-}
-
-static enum media_fault make_graph(struct convert *c)
-{
-    AVFilterInOut *inputs = avfilter_inout_alloc(), *outputs = avfilter_inout_alloc();
-    const AVCodecContext *codec = output_codec(c->out);
-    enum media_fault f;
-    char text[512];
-    int rc = -1;
-
-    c->graph = avfilter_graph_alloc();
-    if (c->graph == NULL || inputs == NULL || outputs == NULL) {
-        avfilter_inout_free(&inputs);
-        avfilter_inout_free(&outputs);
-        return MEDIA_FAULT_MEMORY;
-    }
-    c->graph->nb_threads = 1;
-    f = make_ends(c);
-    if (f == MEDIA_OK && describe_graph(c, text, sizeof(text)) > 0) {
-        outputs->name = av_strdup("in");
-        outputs->filter_ctx = c->source;
-        inputs->name = av_strdup("out");
-        inputs->filter_ctx = c->sink;
-        rc = avfilter_graph_parse_ptr(c->graph, text, &inputs, &outputs, NULL);
-        rc = rc < 0 ? rc : avfilter_graph_config(c->graph, NULL);
-    }
-    avfilter_inout_free(&inputs);
-    avfilter_inout_free(&outputs);
-    if (f == MEDIA_OK && rc >= 0 && codec->frame_size > 0 &&
-        (codec->codec->capabilities & AV_CODEC_CAP_VARIABLE_FRAME_SIZE) == 0) {
-        av_buffersink_set_frame_size(c->sink, (unsigned)codec->frame_size);
-    }
-    return f != MEDIA_OK ? f : rc == AVERROR(ENOMEM) ? MEDIA_FAULT_MEMORY
-                           : rc < 0                  ? MEDIA_FAULT_INTERNAL
-                                                     : MEDIA_OK;
-}
-
-/* Encode all that the graph has ready. */
-static enum media_fault drain(struct convert *c)
-{
-    enum media_fault f = MEDIA_OK;
-    int rc = 0;
-
-    while (f == MEDIA_OK && (rc = av_buffersink_get_frame(c->sink, c->filtered)) >= 0) {
-        f = output_frame(c->out, c->filtered);
-        av_frame_unref(c->filtered);
-    }
-    return f != MEDIA_OK ? f
-           : rc == AVERROR(EAGAIN) || rc == AVERROR_EOF ? MEDIA_OK
-           : rc == AVERROR(ENOMEM)                      ? MEDIA_FAULT_MEMORY
-                                                        : MEDIA_FAULT_INTERNAL;
-}
-
-/* NULL is the end. */
+/* NULL is the end. Encodes all that the chain has ready. */
 static enum media_fault feed(struct convert *c, const AVFrame *frame)
 {
-    int rc;
+    enum media_fault f = chain_feed(c->chain, frame);
+    AVFrame *filtered;
 
-    if (frame != NULL) {
-        rc = av_frame_ref(c->fed, frame);
-        if (rc >= 0) {
-            c->fed->pts = c->fed_samples;
-            c->fed_samples += frame->nb_samples;
-            rc = av_buffersrc_add_frame(c->source, c->fed);
-            av_frame_unref(c->fed);
+    while (f == MEDIA_OK) {
+        f = chain_next(c->chain, &filtered);
+        if (f != MEDIA_OK || filtered == NULL) {
+            break;
         }
-    } else {
-        rc = av_buffersrc_add_frame(c->source, NULL);
+        f = output_frame(c->out, filtered);
     }
-    return rc == AVERROR(ENOMEM) ? MEDIA_FAULT_MEMORY
-           : rc < 0              ? MEDIA_FAULT_INTERNAL
-                                 : drain(c);
+    return f;
+}
+
+static enum media_fault make_chain(struct convert *c)
+{
+    const AVCodecContext *codec = output_codec(c->out);
+    bool any_size = (codec->codec->capabilities & AV_CODEC_CAP_VARIABLE_FRAME_SIZE) != 0;
+    char text[512];
+
+    return describe_chain(c, text, sizeof(text)) <= 0
+               ? MEDIA_FAULT_INTERNAL
+               : chain_open(input_first(c->in), text, any_size ? 0 : codec->frame_size, &c->chain);
 }
 
 /* All that has to know the first frame. */
@@ -249,10 +184,23 @@ static enum media_fault begin(struct convert *c)
             c->op->param = c->settings.bit_rate > 0 ? "bitrate" : "format";
         }
     }
-    f = f != MEDIA_OK ? f : make_graph(c);
-    c->fed = av_frame_alloc();
-    c->filtered = av_frame_alloc();
-    return f == MEDIA_OK && (c->fed == NULL || c->filtered == NULL) ? MEDIA_FAULT_MEMORY : f;
+    return f != MEDIA_OK ? f : make_chain(c);
+}
+
+/* A first pass for a loudness target. */
+static enum media_fault measure(struct convert *c)
+{
+    enum media_fault f = MEDIA_OK;
+    double lufs;
+
+    if (c->target_lufs < 0) {
+        f = loudness_measure(c->op, 0, MEASURE_PERCENT, &lufs);
+        c->percent_base = MEASURE_PERCENT;
+        if (f == MEDIA_OK && lufs > LOUDNESS_SILENT) {
+            c->gain_db = c->target_lufs - lufs;
+        }
+    }
+    return f;
 }
 
 static enum media_fault convert(struct convert *c)
@@ -271,7 +219,8 @@ static enum media_fault convert(struct convert *c)
         if ((f = feed(c, frame)) != MEDIA_OK) {
             return f;
         }
-        link_progress(c->op->link, input_percent(c->in));
+        link_progress(c->op->link,
+                      c->percent_base + input_percent(c->in) * (100 - c->percent_base) / 100);
     }
     f = f != MEDIA_OK ? f : feed(c, NULL);
     return f != MEDIA_OK ? f : output_end(c->out);
@@ -302,6 +251,7 @@ enum media_fault op_convert(struct op *op)
     }
     c->op = op;
     f = read_params(c);
+    f = f != MEDIA_OK ? f : measure(c);
     if (f == MEDIA_OK) {
         f = input_open(op->link, 0, op->start->sizes[0], op->start->duration_max_s, &c->in);
     }
@@ -309,10 +259,8 @@ enum media_fault op_convert(struct op *op)
     if (f == MEDIA_OK) {
         write_result(c);
     }
-    op->value = c->in == NULL ? 0 : input_value(c->in);
-    av_frame_free(&c->fed);
-    av_frame_free(&c->filtered);
-    avfilter_graph_free(&c->graph);
+    op->value = c->in == NULL ? op->value : input_value(c->in);
+    chain_close(&c->chain);
     output_close(&c->out);
     input_close(&c->in);
     av_channel_layout_uninit(&c->settings.layout);

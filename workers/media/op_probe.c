@@ -3,7 +3,8 @@
 #include "workers/media/op.h"
 
 enum {
-    SCAN_BYTES_MAX = 16 << 20 /* a file without a length is read whole up to this, estimated beyond */
+    SCAN_BYTES_MAX =
+        16 << 20 /* a file without a length is read whole up to this, estimated beyond */
 };
 
 static enum media_fault probe(struct op *op, struct input *in)
@@ -34,7 +35,8 @@ static enum media_fault probe(struct op *op, struct input *in)
 enum media_fault op_probe(struct op *op)
 {
     struct input *in;
-    enum media_fault f = input_open(op->link, 0, op->start->sizes[0], op->start->duration_max_s, &in);
+    enum media_fault f =
+        input_open(op->link, 0, op->start->sizes[0], op->start->duration_max_s, &in);
 
     f = f != MEDIA_OK ? f : probe(op, in);
     op->value = in == NULL ? 0 : input_value(in);

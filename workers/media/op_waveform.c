@@ -14,7 +14,8 @@ enum {
     PIXELS_PER_SECOND_MAX = 100000,
     WIDTH_DEFAULT = 1800,
     HEIGHT_DEFAULT = 280,
-    PEAKS_BYTES_MAX = 192 << 20 /* of all zooms; 8 h of stereo at 48 kHz, zoom 256, per channel are 43 MB */
+    PEAKS_BYTES_MAX =
+        192 << 20 /* of all zooms; 8 h of stereo at 48 kHz, zoom 256, per channel are 43 MB */
 };
 
 struct waveform {
@@ -30,7 +31,7 @@ struct waveform {
     struct outline outline;
     int16_t planes[PEAKS_CHANNELS_MAX][PEAKS_BLOCK];
     int16_t mono[PEAKS_BLOCK];
-    uint32_t output;   /* next number */
+    uint32_t output; /* next number */
     size_t result_len;
 };
 
@@ -253,14 +254,16 @@ static enum media_fault write_all(struct waveform *w)
     int64_t samples = input_samples(w->in);
     size_t i;
 
-    w->result_len = (size_t)snprintf(
-        w->op->result, sizeof(w->op->result),
-        "{\"durationMs\":%lld,\"sampleRate\":%d,\"channels\":%d,\"files\":[",
-        (long long)((samples * 1000 + info->sample_rate / 2) / info->sample_rate),
-        info->sample_rate, info->channels);
+    w->result_len =
+        (size_t)snprintf(w->op->result, sizeof(w->op->result),
+                         "{\"durationMs\":%lld,\"sampleRate\":%d,\"channels\":%d,\"files\":[",
+                         (long long)((samples * 1000 + info->sample_rate / 2) / info->sample_rate),
+                         info->sample_rate, info->channels);
     for (i = 0; i < w->n_zooms; i++) {
-        const struct wavefile file = {.zoom = &w->zooms[i], .sample_rate = info->sample_rate,
-                                      .bits = (int)w->bits, .version = (int)w->version};
+        const struct wavefile file = {.zoom = &w->zooms[i],
+                                      .sample_rate = info->sample_rate,
+                                      .bits = (int)w->bits,
+                                      .version = (int)w->version};
 
         wavefile_dat(&file, on_data, w);
         finish_output(w, "dat", file.zoom->samples_per_pixel);

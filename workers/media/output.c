@@ -2,42 +2,52 @@
  * two messages of the link; all corrections lie within the first MEDIA_REWRITABLE bytes, which the picture's bound sees to. */
 #include "workers/media/output.h"
 
-#include <libavutil/channel_layout.h>
 #include <libavutil/avstring.h>
+#include <libavutil/channel_layout.h>
+#include <libavutil/intreadwrite.h>
 #include <libavutil/opt.h>
 
 #include "workers/media/cover.h"
 
 enum {
     IO_BUFFER = 256 << 10,
-    COVER_BYTES_MAX = 3 << 20,   /* below MEDIA_REWRITABLE: an MP3's counts stand behind its picture */
+    COVER_BYTES_MAX =
+        3 << 20, /* below MEDIA_REWRITABLE: an MP3's counts stand behind its picture */
     TAG_VALUE_MAX = 16 << 10,
     TAG_BYTES_MAX = 128 << 10,
     RATE_MAX_LIBVORBIS = 192000,
-    WAV_BYTES_MAX = 0x7fff0000   /* beyond it the RF64 form, which counts in 64 bits */
+    VORBIS_QUALITY_USUAL = 6, /* about 192 kbit/s at 44.1 kHz stereo */
+    BIT_RATE_USUAL = 96000,   /* a channel */
+    BIT_RATE_TRIES = 20,
+    INDEX_FIXED_BYTES = 8192,  /* boxes of an m4a index that do not grow, generously */
+    WAV_BYTES_MAX = 0x7fff0000 /* beyond it the RF64 form, which counts in 64 bits */
 };
 
 struct output {
     struct link *link;
     uint32_t index;
     int64_t position, size;
-    bool failed; /* a correction out of reach */
+    bool failed;         /* a correction out of reach */
+    int64_t index_room;  /* m4a: bytes kept for the index at its start, 0 none */
+    int64_t index_start; /* where they begin */
+    int64_t index_fixed; /* bytes of the index that do not grow with the length */
     AVIOContext *io;
     AVFormatContext *format;
     AVCodecContext *codec;
     AVStream *stream, *cover;
     AVPacket *packet;
-    int64_t samples;
+    int64_t samples, packets;
+    size_t tag_bytes;
 };
 
 static const struct output_format formats[] = {
-    {"mp3", "mp3", "libmp3lame", true, true, 48000},
-    {"wav", "wav", NULL, false, false, 768000},
-    {"flac", "flac", "flac", false, true, 655350},
-    {"aac", "adts", "aac", true, false, 96000},
-    {"m4a", "ipod", "aac", true, true, 96000},
-    {"ogg", "ogg", "libvorbis", true, false, RATE_MAX_LIBVORBIS},
-    {"opus", "opus", "libopus", true, false, 48000},
+    {"mp3", "mp3", "libmp3lame", true, true, 48000, 0},
+    {"wav", "wav", NULL, false, false, 768000, 0},
+    {"flac", "flac", "flac", false, true, 655350, 0},
+    {"aac", "adts", "aac", true, false, 96000, 0},
+    {"m4a", "ipod", "aac", true, true, 96000, 0},
+    {"ogg", "ogg", "libvorbis", true, false, RATE_MAX_LIBVORBIS, 0},
+    {"opus", "opus", "libopus", true, false, 48000, 48000}, /* what it is decoded at */
 };
 
 const struct output_format *output_format_find(const char *name)
@@ -70,7 +80,7 @@ int output_rate(const struct output_format *format, const AVCodec *encoder, int 
     }
     for (; *rate != 0; rate++) {
         /* The smallest that is not below what is wanted, else the largest. */
-        if (best == 0 || (best < wanted && *rate > best) || (*rate >= wanted && *rate < best)) {
+        if (best == 0 || (best<wanted && * rate> best) || (*rate >= wanted && *rate < best)) {
             best = *rate;
         }
     }
@@ -106,6 +116,9 @@ static int out_write(void *opaque, uint8_t *data, int size)
     int64_t over = out->size - out->position; /* so much of it replaces */
     size_t len = (size_t)size, old = over <= 0 ? 0 : over < size ? (size_t)over : len;
 
+    if (out->position == 0 && out->size == 0 && size >= 4) {
+        out->index_start = (int64_t)AV_RB32(data); /* of m4a: behind its first box */
+    }
     if (old > 0) {
         if (out->position + (int64_t)old > MEDIA_REWRITABLE) {
             out->failed = true;
@@ -121,6 +134,20 @@ static int out_write(void *opaque, uint8_t *data, int size)
     return size;
 }
 
+/* Seeking behind the end leaves zeros, as in a file. */
+static void fill(struct output *out, int64_t size)
+{
+    static const uint8_t zeros[4096];
+
+    while (out->size < size) {
+        int64_t more = size - out->size;
+        size_t len = more < (int64_t)sizeof(zeros) ? (size_t)more : sizeof(zeros);
+
+        link_write(out->link, out->index, zeros, len);
+        out->size += (int64_t)len;
+    }
+}
+
 static int64_t out_seek(void *opaque, int64_t offset, int whence)
 {
     struct output *out = opaque;
@@ -129,9 +156,10 @@ static int64_t out_seek(void *opaque, int64_t offset, int whence)
         return out->size;
     }
     offset += whence == SEEK_CUR ? out->position : whence == SEEK_END ? out->size : 0;
-    if (offset < 0 || offset > out->size) {
+    if (offset < 0 || offset > out->size + MEDIA_REWRITABLE) {
         return AVERROR(EINVAL);
     }
+    fill(out, offset);
     out->position = offset;
     return offset;
 }
@@ -153,9 +181,9 @@ static bool is_utf8(const char *text)
 
 static bool is_tag(const AVDictionaryEntry *tag)
 {
-    static const char *const technical[] = {"encoder", "major_brand", "minor_version",
-                                            "compatible_brands", "creation_time",
-                                            "handler_name", "vendor_id"};
+    static const char *const technical[] = {"encoder",           "major_brand",   "minor_version",
+                                            "compatible_brands", "creation_time", "handler_name",
+                                            "vendor_id"};
     size_t i;
 
     for (i = 0; i < sizeof(technical) / sizeof(technical[0]); i++) {
@@ -163,8 +191,8 @@ static bool is_tag(const AVDictionaryEntry *tag)
             return false;
         }
     }
-    return strlen(tag->key) <= 64 && strlen(tag->value) <= TAG_VALUE_MAX &&
-           is_utf8(tag->key) && is_utf8(tag->value);
+    return strlen(tag->key) <= 64 && strlen(tag->value) <= TAG_VALUE_MAX && is_utf8(tag->key) &&
+           is_utf8(tag->value);
 }
 
 static void copy_tags(AVDictionary **to, const AVDictionary *from, size_t *bytes)
@@ -183,13 +211,12 @@ static void copy_tags(AVDictionary **to, const AVDictionary *from, size_t *bytes
 
 static void take_tags(struct output *out, const AVFormatContext *from)
 {
-    size_t bytes = 0;
     unsigned i;
 
-    copy_tags(&out->format->metadata, from->metadata, &bytes);
+    copy_tags(&out->format->metadata, from->metadata, &out->tag_bytes);
     for (i = 0; i < from->nb_streams; i++) { /* Ogg keeps them at the stream */
         if (from->streams[i]->codecpar->codec_type == AVMEDIA_TYPE_AUDIO) {
-            copy_tags(&out->format->metadata, from->streams[i]->metadata, &bytes);
+            copy_tags(&out->format->metadata, from->streams[i]->metadata, &out->tag_bytes);
         }
     }
 }
@@ -272,26 +299,31 @@ static void set_quality(AVCodecContext *codec, const struct output_settings *s)
     }
 }
 
-static void set_rate(AVCodecContext *codec, const struct output_settings *s)
+/* bit_rate 0: none asked for. */
+static void set_rate(AVCodecContext *codec, const struct output_settings *s, int64_t bit_rate)
 {
-    if (!s->format->lossy) {
-        return;
-    }
+    struct output_settings usual = *s;
+
     if (s->quality >= 0) {
         set_quality(codec, s);
-    } else if (s->bit_rate > 0) {
-        codec->bit_rate = s->bit_rate;
+    } else if (bit_rate > 0) {
+        codec->bit_rate = bit_rate;
+    } else if (strcmp(s->format->encoder, "libvorbis") == 0) {
+        usual.quality = VORBIS_QUALITY_USUAL; /* any bit rate is wrong for some sample rate */
+        set_quality(codec, &usual);
     } else {
-        codec->bit_rate = 96000 * (int64_t)s->layout.nb_channels;
+        codec->bit_rate = BIT_RATE_USUAL * (int64_t)s->layout.nb_channels;
     }
 }
 
-static enum media_fault open_codec(struct output *out, const struct output_settings *s)
+static enum media_fault try_codec(struct output *out, const struct output_settings *s,
+                                  int64_t bit_rate)
 {
     const AVCodec *encoder = output_encoder(s->format, s->bit_depth);
     AVCodecContext *codec = avcodec_alloc_context3(encoder);
     int rc;
 
+    avcodec_free_context(&out->codec);
     out->codec = codec;
     if (encoder == NULL || codec == NULL) {
         return MEDIA_FAULT_MEMORY;
@@ -301,19 +333,36 @@ static enum media_fault open_codec(struct output *out, const struct output_setti
     codec->thread_count = 1;
     codec->flags |= AV_CODEC_FLAG_BITEXACT;
     codec->sample_fmt = encoder->sample_fmts[0];
-    if (!s->format->lossy) {
-        codec->sample_fmt = s->bit_depth == 16 ? AV_SAMPLE_FMT_S16 : AV_SAMPLE_FMT_S32;
-        codec->bits_per_raw_sample = s->bit_depth;
-    }
     if (av_channel_layout_copy(&codec->ch_layout, &s->layout) < 0) {
         return MEDIA_FAULT_MEMORY;
     }
-    set_rate(codec, s);
+    if (s->format->lossy) {
+        set_rate(codec, s, bit_rate);
+    } else {
+        codec->sample_fmt = s->bit_depth == 16 ? AV_SAMPLE_FMT_S16 : AV_SAMPLE_FMT_S32;
+        codec->bits_per_raw_sample = s->bit_depth;
+    }
     if ((out->format->oformat->flags & AVFMT_GLOBALHEADER) != 0) {
         codec->flags |= AV_CODEC_FLAG_GLOBAL_HEADER;
     }
     rc = avcodec_open2(codec, encoder, NULL);
     return rc == AVERROR(ENOMEM) ? MEDIA_FAULT_MEMORY : rc < 0 ? MEDIA_FAULT_PARAM : MEDIA_OK;
+}
+
+/* What bit rates an encoder takes depends on rate and channels in ways of its own: take the nearest that it does. */
+static enum media_fault open_codec(struct output *out, const struct output_settings *s)
+{
+    enum media_fault f = try_codec(out, s, s->bit_rate);
+    int64_t lower = s->bit_rate, higher = s->bit_rate;
+    int i;
+
+    for (i = 0; f == MEDIA_FAULT_PARAM && s->bit_rate > 0 && i < BIT_RATE_TRIES; i++) {
+        lower -= lower / 8;
+        higher += higher / 8;
+        f = try_codec(out, s, lower);
+        f = f == MEDIA_FAULT_PARAM ? try_codec(out, s, higher) : f;
+    }
+    return f;
 }
 
 static enum media_fault open_muxer(struct output *out, const struct output_settings *s)
@@ -335,6 +384,48 @@ static enum media_fault open_muxer(struct output *out, const struct output_setti
     return MEDIA_OK;
 }
 
+/* ---- m4a: its index (moov) goes to the start, so that players and pipes need not wait for the end ---- */
+
+/* Most bytes of the index for that many packets: sizes (4 each), places of chunks of at most 1 MiB (a packet has under 8 KiB),
+ * descriptors. */
+static int64_t index_bytes(const struct output *out, int64_t packets)
+{
+    return out->index_fixed + packets * 4 + (packets / 100 + 2) * 16;
+}
+
+static void plan_index(struct output *out, const struct output_settings *s, AVDictionary **options)
+{
+    int64_t room = s->samples_expected / (s->samples_exact ? 64 : 2);
+    int64_t packets = (s->samples_expected + room) / 1024 + 64;
+
+    out->index_fixed = INDEX_FIXED_BYTES + (int64_t)out->tag_bytes * 2 +
+                       (out->cover == NULL ? 0 : out->packet->size);
+    if (s->samples_expected >= 0 &&
+        index_bytes(out, packets) + INDEX_FIXED_BYTES < MEDIA_REWRITABLE) {
+        out->index_room = index_bytes(out, packets);
+        (void)av_dict_set_int(options, "moov_size", out->index_room, 0);
+    }
+}
+
+/* The audio was longer than its file had said: the index goes to the end after all, and its room is marked as free. */
+static enum media_fault give_up_index(struct output *out)
+{
+    const uint8_t box[8] = {(uint8_t)(out->index_room >> 24),
+                            (uint8_t)(out->index_room >> 16),
+                            (uint8_t)(out->index_room >> 8),
+                            (uint8_t)out->index_room,
+                            'f',
+                            'r',
+                            'e',
+                            'e'};
+
+    if (av_opt_set_int(out->format->priv_data, "moov_size", 0, 0) < 0) {
+        return MEDIA_FAULT_INTERNAL;
+    }
+    link_rewrite(out->link, out->index, out->index_start, box, sizeof(box));
+    return MEDIA_OK;
+}
+
 static enum media_fault write_header(struct output *out, const struct output_settings *s)
 {
     AVDictionary *options = NULL;
@@ -347,8 +438,10 @@ static enum media_fault write_header(struct output *out, const struct output_set
     if (strcmp(s->format->muxer, "mp3") == 0) {
         (void)av_dict_set(&options, "id3v2_version", "3", 0);
     } else if (strcmp(s->format->muxer, "wav") == 0 &&
-               (s->samples_expected < 0 || bytes > WAV_BYTES_MAX)) {
+               (s->samples_expected < 0 || bytes > WAV_BYTES_MAX / (s->samples_exact ? 1 : 8))) {
         (void)av_dict_set(&options, "rf64", "auto", 0);
+    } else if (strcmp(s->format->muxer, "ipod") == 0) {
+        plan_index(out, s, &options);
     }
     rc = avformat_write_header(out->format, &options);
     av_dict_free(&options);
@@ -399,6 +492,7 @@ static enum media_fault drain(struct output *out)
         av_packet_rescale_ts(out->packet, out->codec->time_base, out->stream->time_base);
         rc = av_write_frame(out->format, out->packet);
         av_packet_unref(out->packet);
+        out->packets++;
         if (rc < 0) {
             break;
         }
@@ -420,6 +514,10 @@ enum media_fault output_end(struct output *out)
     enum media_fault f;
 
     f = avcodec_send_frame(out->codec, NULL) < 0 ? MEDIA_FAULT_INTERNAL : drain(out);
+    if (f == MEDIA_OK && out->index_room > 0 && index_bytes(out, out->packets) > out->index_room) {
+        avio_flush(out->io);
+        f = give_up_index(out);
+    }
     if (f == MEDIA_OK && av_write_trailer(out->format) < 0) {
         f = MEDIA_FAULT_INTERNAL;
     }

@@ -22,6 +22,7 @@ struct output_format {
     bool lossy;
     bool cover;          /* takes a picture */
     int rate_max;
+    int rate_usual;      /* where none is asked for; 0: the input's */
 };
 
 /* The row of a format's name, NULL where there is none. */
@@ -35,6 +36,7 @@ struct output_settings {
     int64_t bit_rate;            /* 0: none asked for */
     double quality;              /* 0 … 10, negative: none asked for */
     int64_t samples_expected;    /* -1 unknown */
+    bool samples_exact;          /* false: an estimate */
     const AVFormatContext *tags; /* whose tags and picture to take over; may be NULL */
 };
 

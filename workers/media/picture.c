@@ -6,8 +6,8 @@
 #include <png.h>
 
 enum {
-    STEPS = 127,       /* shades from one colour to the next */
-    WAVE = STEPS,      /* palette: 0 background … WAVE waveform … LOUD loudness */
+    STEPS = 127,  /* shades from one colour to the next */
+    WAVE = STEPS, /* palette: 0 background … WAVE waveform … LOUD loudness */
     LOUD = 2 * STEPS,
     PNG_LEVEL = 6
 };
@@ -44,7 +44,8 @@ static void make_palette(const struct picture *p, png_color palette[256], png_by
     loud_color(p, loud);
     memcpy(under, p->background, sizeof(under));
     if (under[3] == 0) {
-        memcpy(under, p->waveform, 3); /* clear has no colour of its own: no dark seam at the edge */
+        memcpy(under, p->waveform,
+               3); /* clear has no colour of its own: no dark seam at the edge */
     }
     for (i = 0; i <= LOUD; i++) {
         const uint8_t *from = i <= WAVE ? under : p->waveform;

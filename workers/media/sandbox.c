@@ -79,11 +79,21 @@ static bool limits(int64_t address_bytes, uint32_t cpu_s)
 static bool allow_plain(scmp_filter_ctx filter)
 {
     static const int calls[] = {
-        SCMP_SYS(brk),           SCMP_SYS(munmap),        SCMP_SYS(mremap),
-        SCMP_SYS(madvise),       SCMP_SYS(futex),         SCMP_SYS(clock_gettime),
-        SCMP_SYS(gettimeofday),  SCMP_SYS(time),          SCMP_SYS(getrandom),
-        SCMP_SYS(exit),          SCMP_SYS(exit_group),    SCMP_SYS(rt_sigreturn),
-        SCMP_SYS(rt_sigprocmask), SCMP_SYS(restart_syscall), SCMP_SYS(getpid),
+        SCMP_SYS(brk),
+        SCMP_SYS(munmap),
+        SCMP_SYS(mremap),
+        SCMP_SYS(madvise),
+        SCMP_SYS(futex),
+        SCMP_SYS(clock_gettime),
+        SCMP_SYS(gettimeofday),
+        SCMP_SYS(time),
+        SCMP_SYS(getrandom),
+        SCMP_SYS(exit),
+        SCMP_SYS(exit_group),
+        SCMP_SYS(rt_sigreturn),
+        SCMP_SYS(rt_sigprocmask),
+        SCMP_SYS(restart_syscall),
+        SCMP_SYS(getpid),
         SCMP_SYS(gettid),
     };
     size_t i;
@@ -99,10 +109,18 @@ static bool allow_plain(scmp_filter_ctx filter)
 /* Sanitizers report through file descriptors, read /proc and use signal stacks. */
 static bool allow_sanitizer(scmp_filter_ctx filter)
 {
-    static const int calls[] = {SCMP_SYS(write),     SCMP_SYS(open),        SCMP_SYS(openat),
-                                SCMP_SYS(read),      SCMP_SYS(close),       SCMP_SYS(sigaltstack),
-                                SCMP_SYS(mmap),      SCMP_SYS(mprotect),    SCMP_SYS(readlink),
-                                SCMP_SYS(sched_yield), SCMP_SYS(prctl),     SCMP_SYS(rt_sigaction),
+    static const int calls[] = {SCMP_SYS(write),
+                                SCMP_SYS(open),
+                                SCMP_SYS(openat),
+                                SCMP_SYS(read),
+                                SCMP_SYS(close),
+                                SCMP_SYS(sigaltstack),
+                                SCMP_SYS(mmap),
+                                SCMP_SYS(mprotect),
+                                SCMP_SYS(readlink),
+                                SCMP_SYS(sched_yield),
+                                SCMP_SYS(prctl),
+                                SCMP_SYS(rt_sigaction),
                                 SCMP_SYS(sched_getaffinity)};
     size_t i;
 
