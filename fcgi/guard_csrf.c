@@ -20,7 +20,8 @@ static bool is_own_origin(const struct req *r, const char *origin)
     if (strlen(origin) == public_len && strncasecmp(origin, public, public_len) == 0) {
         return true;
     }
-    return host != NULL && authority != NULL && strcasecmp(authority + strlen("://"), host) == 0;
+    return host != NULL && *host != '\0' && authority != NULL &&
+           strcasecmp(authority + strlen("://"), host) == 0;
 }
 
 enum err guard_csrf(struct req *r)

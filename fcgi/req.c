@@ -200,7 +200,7 @@ static bool tag_list_has(const char *list, const char *tag)
         if (strncmp(list, tag, len) == 0 && strchr(" \t,", list[len]) != NULL) {
             return true; /* strchr finds the NUL too */
         }
-        if (*list == '*') {
+        if (*list == '*' && strchr(" \t,", list[1]) != NULL) {
             return true;
         }
         list += strcspn(list, ",");

@@ -26,6 +26,19 @@ static void write_violations(struct strbuf *b, const struct scope *sc)
     strbuf_putc(b, ']');
 }
 
+/* What a handler has set speaks of an effect that did not happen; the guards' limits hold all the same. */
+static void keep_limits_only(struct req_reply_out *reply)
+{
+    int i, n = 0;
+
+    for (i = 0; i < reply->n_headers; i++) {
+        if (has_prefix(reply->headers[i].name, "RateLimit")) {
+            reply->headers[n++] = reply->headers[i];
+        }
+    }
+    reply->n_headers = n;
+}
+
 void respond_problem(struct req *r, enum err e)
 {
     const struct err_info *info = err_info(e);
@@ -52,6 +65,7 @@ void respond_problem(struct req *r, enum err e)
     r->reply.status = info->http_status;
     r->reply.content_type = "application/problem+json";
     r->reply.body = b;
+    keep_limits_only(&r->reply);
     if (e == ERR_METHOD_NOT_ALLOWED) {
         req_reply_header(r, "Allow", arena_strdup(sc->arena, r->match.allow));
     }
