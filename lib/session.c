@@ -11,7 +11,7 @@ enum {
     SECRET_BYTES = 32,
     TOKEN_BYTES = 16 + SECRET_BYTES,
     TOUCH_MS = 60000, /* a use is noted when the last note is older: saves writes */
-    END_CHUNK = 100,  /* sessions ended by one script */
+    END_CHUNK = 50,   /* sessions ended by one script */
     COUNT_CACHE_MS = 1000,
     CAPACITY_RETRY_S = 30,       /* sessions end by the minute, not by the second */
     SESSIONS_PER_USER_MAX = 1000 /* the oldest goes when a user opens more */
