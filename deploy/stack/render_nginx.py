@@ -159,7 +159,7 @@ def render(repo, place, topology, values, table):
         "UPSTREAMS": _upstream(place, topology, kept),
         "METRICS_SERVERS": _metrics_servers(place, topology),
         "PROXY_PORT": topology.proxy_port, "S3_PUBLIC_PORT": topology.s3_public_port,
-        "S3_PORT": topology.s3_port, "BODY_MAX": values["BODY_MAX_BYTES"],
+        "S3_PORT": topology.s3_port, "BODY_MAX": 4 * int(values["BODY_MAX_BYTES"]),
         "EDGE_RATE": rate, "EDGE_BURST": burst, "EDGE_CONNECTIONS": connections,
     }
     timeout_s = int(values["REQUEST_TIMEOUT_MS"]) // 1000 + 5
