@@ -294,8 +294,6 @@ enum err shape_read(struct scope *sc, const struct shape *shape, const struct js
         path = *prefix == '\0' ? f->name : arena_printf(sc->arena, "%s%s", prefix, f->name);
         if (value != NULL) {
             (void)read_value(sc, f, path, value, out); /* faults are collected in the scope */
-        } else if (json_has(object, f->name)) {
-            (void)scope_violation(sc, path, "type", "must not be null");
         } else if (!(f->flags & F_OPTIONAL)) {
             (void)scope_violation(sc, path, "required", "is missing");
         }

@@ -34,7 +34,7 @@ enum field_kind {
 };
 
 enum field_flag {
-    F_OPTIONAL = 1,  /* may be missing in JSON */
+    F_OPTIONAL = 1,  /* may be missing or null in JSON */
     F_OUT_ONLY = 2,  /* never read from JSON: there it is an unknown member */
     F_HIDDEN = 4,    /* in rows only: never written to JSON */
     F_OMIT_NULL = 8, /* not written where absent */
