@@ -14,7 +14,7 @@ Notation (after sqlc's), one block a query; sql/README.md explains it:
     INSERT INTO projects (id, owner_id, title) VALUES ($1, $2, $3)
     RETURNING :project_columns;
 
-A mistake ends the run with one line "file:line: sentence" each and exit status 1; nothing is written then.
+Each mistake is told as "file:line: sentence"; then nothing is written and the exit status is 1.
 """
 import argparse
 import json
@@ -26,7 +26,8 @@ PARAMS_MAX = 24  # PG_PARAMS_MAX of lib/pg.h; the generated code asserts that th
 # PG_QUERY_INDEX_MAX of lib/pg.h, asserted likewise.
 QUERIES_MAX = 511
 
-# SQL type as declared -> C type of the argument, function that formats it, SQL type as the server names it
+# SQL type as declared -> C type of the argument, function that formats it, type as the server
+# names it
 TYPES = {
     "uuid": ("struct id", "pg_param_id", "uuid"),
     "uuid?": ("struct id", "pg_param_id_or_null", "uuid"),
@@ -42,9 +43,9 @@ KINDS = {"one": "PG_ONE", "many": "PG_MANY", "exec": "PG_EXEC"}
 NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 # Names that the generated function uses itself, and C's own words that could pass for a column.
 RESERVED = {"sc", "place", "auto", "break", "case", "char", "const", "continue", "default", "do",
-            "double", "else", "enum", "extern", "float", "for", "goto", "if", "inline", "int", "long",
-            "register", "restrict", "return", "short", "signed", "sizeof", "static", "struct",
-            "switch", "typedef", "union", "unsigned", "void", "volatile", "while", "bool", "true",
+            "double", "else", "enum", "extern", "float", "for", "goto", "if", "inline", "int",
+            "long", "register", "restrict", "return", "short", "signed", "sizeof", "static",
+            "struct", "switch", "typedef", "union", "unsigned", "void", "volatile", "while", "bool", "true",
             "false"}
 # One token of SQL that must not be looked into, or a parameter, or a named fragment.
 TOKEN = re.compile(r"'(?:[^']|'')*'|\"[^\"]*\"|--[^\n]*|/\*.*?\*/|::|\$(?P<param>\d+)"
@@ -151,8 +152,8 @@ class Reader:
             if name in [n for n, _ in query.args]:
                 self.fault(query.path, number, f"argument '{name}' is there twice")
             if sql_type not in TYPES:
-                self.fault(query.path, number, f"argument '{name}' has the unknown type '{sql_type}' "
-                           f"(known: {', '.join(TYPES)})")
+                self.fault(query.path, number, f"argument '{name}' has the unknown type "
+                           f"'{sql_type}' (known: {', '.join(TYPES)})")
             query.args.append((name, sql_type))
 
     def finish(self, query):
@@ -180,8 +181,10 @@ class Reader:
         text = TOKEN.sub(token, "\n".join(query.sql)).strip()
         self.check(query, text, used)
         query.text = re.sub(r"[ \t]*\n[ \t]*", "\n", text.rstrip(";").strip())
-        query.read_only = bool(re.match(r"(?i)select\b", query.text)) and not re.search(
-            r"(?i)\bfor\s+(no\s+key\s+)?(update|share|key\s+share)\b|_lock\b|nextval", query.text)
+        # What changes or locks nothing may be run twice.
+        query.read_only = bool(re.match(r"(?i)(select|with)\b", query.text)) and not re.search(
+            r"(?i)\b(insert|update|delete|merge|nextval)\b|\bfor\s+(key\s+)?share\b|_lock\b",
+            re.sub(r"'(?:[^']|'')*'", "''", query.text))
 
     def check(self, query, text, used):
         def fault(sentence):
@@ -210,8 +213,8 @@ class Reader:
             fault(f"names the shard of '{query.shard}', which is not an argument of type uuid")
         if query.kind == "exec" and re.search(r"(?i)\breturning\b", outside):
             fault("is :exec but returns rows")
-        if query.kind in ("one", "many") and not re.search(r"(?i)\A(select|with|values)|\breturning\b",
-                                                           outside):
+        gives_rows = re.search(r"(?i)\A(select|with|values)|\breturning\b", outside)
+        if query.kind in ("one", "many") and not gives_rows:
             fault(f"is :{query.kind} but returns no rows")
 
 
@@ -249,8 +252,8 @@ def header(queries):
     for q in queries:
         nullable = ["nil is NULL: " + n for n, t in q.args if t == "uuid?"]
         note = (" (" + "; ".join(nullable) + ")") if nullable else ""
-        out += [f"/* {' '.join(q.doc).replace('*/', '* /')}{note} (:{q.kind}, {os.path.basename(q.path)}) */",
-                prototype(q) + ";", ""]
+        doc = " ".join(q.doc).replace("*/", "* /") + note
+        out += [f"/* {doc} (:{q.kind}, {os.path.basename(q.path)}) */", prototype(q) + ";", ""]
     return "\n".join(out + ["#endif", ""])
 
 
@@ -258,7 +261,8 @@ def source(queries):
     out = ["/* Generated from sql/queries by tools/gen_queries.py. */", '#include "queries.h"', "",
            '#include "lib/pg_param.h"', "",
            f'_Static_assert(PG_PARAMS_MAX >= {PARAMS_MAX}, "arguments do not fit");',
-           '_Static_assert((int)QUERIES_COUNT <= (int)PG_QUERY_INDEX_MAX, "more queries than a bitmap holds");',
+           "_Static_assert((int)QUERIES_COUNT <= (int)PG_QUERY_INDEX_MAX, "
+           '"more queries than a bitmap holds");',
            ""]
     for index, q in enumerate(queries, 1):
         params = []
@@ -289,7 +293,8 @@ def write(path, text):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--queries", default=os.path.join(os.path.dirname(__file__), "../sql/queries"))
+    here = os.path.dirname(os.path.abspath(__file__))
+    parser.add_argument("--queries", default=os.path.join(here, "../sql/queries"))
     parser.add_argument("--out")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()

@@ -5,7 +5,8 @@
 -- set: job_columns id, user_id, type, status, payload, progress, attempts, stalled, fence, result,
 --   error, traceparent, run_at, created_at, started_at, finished_at, updated_at
 
--- What an owner sees: his jobs without the mails sent to him. A job has no version column: it changes
+-- What an owner sees: his jobs without the mails sent to him. A job has no version column: it
+-- changes
 -- whenever updated_at or progress does.
 -- set: owner_columns id, type, status, progress, attempts, result, error, created_at, started_at,
 --   finished_at, (extract(epoch FROM updated_at) * 1000000)::bigint + progress AS version
@@ -120,7 +121,8 @@ WHERE id = $1 AND fence = $2 AND status = 'processing';
 -- name: jobs_postpone :exec
 -- shard: id
 -- args: id uuid, fence bigint, run_at timestamptz
--- Back to the queue because something that the work needs is not there now: no attempt, but a stall.
+-- Back to the queue because something that the work needs is not there now: no attempt, but a
+-- stall.
 UPDATE jobs
 SET status = 'queued', stalled = stalled + 1, attempts = greatest(attempts - 1, 0),
     run_at = $3, updated_at = now()
