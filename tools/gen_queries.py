@@ -45,8 +45,8 @@ NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 RESERVED = {"sc", "place", "auto", "break", "case", "char", "const", "continue", "default", "do",
             "double", "else", "enum", "extern", "float", "for", "goto", "if", "inline", "int",
             "long", "register", "restrict", "return", "short", "signed", "sizeof", "static",
-            "struct", "switch", "typedef", "union", "unsigned", "void", "volatile", "while", "bool", "true",
-            "false"}
+            "struct", "switch", "typedef", "union", "unsigned", "void", "volatile", "while", "bool",
+            "true", "false"}
 # One token of SQL that must not be looked into, or a parameter, or a named fragment.
 TOKEN = re.compile(r"'(?:[^']|'')*'|\"[^\"]*\"|--[^\n]*|/\*.*?\*/|::|\$(?P<param>\d+)"
                    r"|:(?P<fragment>[a-z][a-z0-9_]*)|(?P<dollar>\$[a-z_]*\$)", re.S)
