@@ -91,13 +91,17 @@ def api(stack):
 @pytest.fixture
 def user(stack):
     """A new account, logged in."""
-    return stack.user()
+    account = stack.user()
+    yield account
+    account.close()
 
 
 @pytest.fixture
 def other(stack):
     """Another new account, logged in."""
-    return stack.user(name="Somebody Else")
+    account = stack.user(name="Somebody Else")
+    yield account
+    account.close()
 
 
 @pytest.fixture

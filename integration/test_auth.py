@@ -296,6 +296,13 @@ def test_logout_all_ends_every_session(user):
         client.get("/api/auth/me", expect=401)
 
 
+def test_logout_all_ends_more_sessions_than_one_command_of_redis_takes(user):
+    clients = [user.second_client() for _ in range(70)]
+    clients[35].post("/api/auth/logout-all", expect=204)
+    for client in [user.client, *clients]:
+        client.get("/api/auth/me", expect=401)
+
+
 @pytest.mark.parametrize("body", [None, {}])
 def test_a_body_that_is_not_needed_may_be_absent_or_empty(user, body):
     user.client.post("/api/auth/logout", body, expect=204)

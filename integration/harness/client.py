@@ -145,6 +145,7 @@ class User:
         self.email = random_email()
         self.password = self.PASSWORD
         self.name = name
+        self.id = None
         self.client = Client(base_url)
         reply = patiently(lambda: self.client.post("/api/auth/register", {
             "email": self.email, "password": self.password, "name": name}))
@@ -165,6 +166,12 @@ class User:
         reply = self.login(address)
         assert reply.status == 200, repr(reply)
         return Client(self.base_url, address=address, token=reply.json["token"])
+
+
+    def close(self):
+        """End the account's sessions, so that the fleet's capacity is there for others."""
+        if self.client.token:
+            self.client.post("/api/auth/logout-all", checked=False)
 
 
 def patiently(ask, seconds=20):
