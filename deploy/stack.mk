@@ -1,4 +1,5 @@
-# The local stack and its tests. Variables given to make reach deploy/stack.py by the environment and MAKEFLAGS.
+# The local stack and its tests. Variables given to make reach deploy/stack.py by the environment
+# and MAKEFLAGS.
 
 export MB_BIN := $(abspath $(B)/bin)
 STACK_TOOL := deploy/stack.py

@@ -1,1 +1,1 @@
-"""One machine's stack: what runs (topology), with which values (settings), rendered and supervised."""
+"""One machine's stack: what runs (topology) with which values (settings), rendered, supervised."""

@@ -41,9 +41,10 @@ def up(words):
     progress.line(f"Ready in {progress.elapsed():.1f} s: http://127.0.0.1:{base}   "
                   f"(S3 :{base + 1}, metrics :{base + 2})")
     progress.line("Next, an account of your own:")
-    progress.line(f"  curl -s http://127.0.0.1:{base}/api/auth/register -H 'Content-Type: application/json' "
-                  "\\\n    -d '{\"email\":\"you@example.com\",\"password\":\"correct horse battery\","
-                  "\"name\":\"You\"}'")
+    progress.line(f"  curl -s http://127.0.0.1:{base}/api/auth/register \\\n"
+                  "    -H 'Content-Type: application/json' \\\n"
+                  """    -d '{"email":"you@example.com","password":"correct horse battery",'
+                  """"name":"You"}'""")
     progress.line(f"and see: make status{more} · make logs{more} · make down{more}")
     return 0
 

@@ -80,12 +80,13 @@ def await_ready(place, database, seconds=60):
     deadline = time.monotonic() + seconds
     while not ready(place, database):
         if time.monotonic() > deadline:
-            raise Refusal(f"PostgreSQL does not start; see log/{database.program}.log of the stack.")
+            raise Refusal(f"PostgreSQL does not start; see log/{database.program}.log of the "
+                          "stack.")
         time.sleep(0.05)
 
 
 def make_databases(place, database, secrets, migrate):
-    """Role and databases. Fresh ones are copies of one that is migrated, so that sqitch runs once, and so that
+    """Role and databases. Fresh ones are copies of one that is migrated: so sqitch runs once, and
     what an interrupted run leaves is never half-migrated. Returns how many are new.
     """
     rows = psql(place, database, secrets, "postgres",
@@ -183,8 +184,8 @@ class Migrations:
         """Deploy on one database by its name; refuses with sqitch's words."""
         status, text = self._sqitch(database, name, ["deploy", "--verify"])
         if status != 0 and self.plan:
-            full = "No space left on device" in text
-            raise Refusal(f"A migration failed on a fresh database: {_gist(text) if full else text}")
+            words = _gist(text) if "No space left on device" in text else text
+            raise Refusal(f"A migration failed on a fresh database: {words}")
 
     def status_lines(self, shards):
         """One line a shard, and whether all are at the plan's end."""

@@ -1,8 +1,9 @@
 """launch.py ROOT PROGRAM: become a program of the stack. What supervisord starts, each time.
 
-The idea: whatever an earlier life of the program left behind (orphaned children that hold its port, its shared memory or its
-socket) is ended or moved away first, so that a start never fails for what a kill -9 left. Then the log file becomes the
-standard output, so that no line passes through the supervisor, and the program takes this process's place.
+The idea: whatever an earlier life of the program left behind (orphaned children that hold its port,
+its shared memory or its socket) is ended or moved away first, so that a start never fails for what
+a kill -9 left. Then the log file becomes the standard output, so that no line passes through the
+supervisor, and the program takes this process's place.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The S3 server of a stack: folders, bucket, the bucket's CORS rules. Signs with Signature Version 4, standard library only."""
+"""The S3 server of a stack: folders, bucket, CORS rules. Signs with Signature Version 4 itself."""
 
 import base64
 import datetime
@@ -11,14 +11,15 @@ import time
 from .say import Refusal
 
 CORS = """<CORSConfiguration xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><CORSRule>\
-<AllowedOrigin>*</AllowedOrigin><AllowedMethod>GET</AllowedMethod><AllowedMethod>HEAD</AllowedMethod>\
-<AllowedMethod>PUT</AllowedMethod><AllowedHeader>*</AllowedHeader><ExposeHeader>ETag</ExposeHeader>\
+<AllowedOrigin>*</AllowedOrigin><AllowedMethod>GET</AllowedMethod>\
+<AllowedMethod>HEAD</AllowedMethod><AllowedMethod>PUT</AllowedMethod><AllowedHeader>*</AllowedHeader>\
+<ExposeHeader>ETag</ExposeHeader>\
 <ExposeHeader>Content-Range</ExposeHeader><ExposeHeader>Accept-Ranges</ExposeHeader>\
 <MaxAgeSeconds>3600</MaxAgeSeconds></CORSRule></CORSConfiguration>"""
 
 
 def make_folders(place):
-    """Objects, old versions; and a folder for metadata where the file system keeps no extended attributes."""
+    """Objects, old versions; and metadata, where the file system keeps no extended attributes."""
     base = place.path("data", "s3")
     for name in ("objects", "versions"):
         place.make_folder(f"{base}/{name}")
@@ -53,7 +54,8 @@ def request(port, values, method, path, query="", body=b""):
         key = _hmac(key, part)
     signature = _hmac(key, "\n".join(["AWS4-HMAC-SHA256", stamp, scope,
                                       hashlib.sha256(canonical.encode()).hexdigest()])).hex()
-    headers["authorization"] = (f"AWS4-HMAC-SHA256 Credential={values['AWS_ACCESS_KEY_ID']}/{scope}, "
+    credential = f"{values['AWS_ACCESS_KEY_ID']}/{scope}"
+    headers["authorization"] = (f"AWS4-HMAC-SHA256 Credential={credential}, "
                                 f"SignedHeaders={names}, Signature={signature}")
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
@@ -95,5 +97,5 @@ def make_bucket(port, values):
     if is_new or request(port, values, "GET", path, "cors=")[0] != 200:
         status, body = request(port, values, "PUT", path, "cors=", CORS.encode())
         if status not in (200, 204):
-            raise Refusal(f"The bucket's CORS rules are refused (S3 says {status}: {body[:200]!r}).")
+            raise Refusal(f"S3 refuses the bucket's CORS rules ({status}: {body[:200]!r}).")
     return is_new

@@ -1,7 +1,8 @@
 """Where a stack's files lie and whose they are.
 
-As root the servers run as the system user `maxbooster`. Then what root writes (bin, lib, conf, settings) is root's and only
-readable to the servers, and only data, run, log and tmp are theirs: no server can make root follow a link of its own.
+As root the servers run as the system user `maxbooster`. Then what root writes (bin, lib, conf,
+settings) is root's and only readable to the servers, and only data, run, log and tmp are theirs: no
+server can make root follow a link of its own.
 """
 
 import hashlib
@@ -70,7 +71,7 @@ class Place:
                               **self.as_user()).returncode == 0
 
     def create(self):
-        """Make the folders; where the servers' user cannot reach the repo, the real ones lie elsewhere."""
+        """Make the folders; elsewhere, where the servers' user cannot reach the repo."""
         os.makedirs(f"{self.repo}/.data", mode=0o755, exist_ok=True)
         if os.path.islink(self.link) and not os.path.exists(self.link):
             os.makedirs(os.path.realpath(self.link), mode=0o755, exist_ok=True)
@@ -118,7 +119,7 @@ class Place:
         return "/dev/shm" if self.can("-w", "/dev/shm") else self.path("run")
 
     def write(self, path, text, secret=False):
-        """Replace a file of ours at once; secrets are readable to the servers only. True if it differs."""
+        """Replace a file of ours at once; secrets only the servers read. True if it differs."""
         full = self.path(path)
         try:
             with open(full, encoding="utf-8") as f:

@@ -1,8 +1,9 @@
 """Which processes belong to a stack. Copied into the stack, where launch.py uses it too.
 
-A process is never found by its name alone. It belongs to the stack at `root` if its environment carries our mark, or if
-it runs a program from root/bin, or if it is a server (whose title hides its environment) that works in a folder
-of ours. So a shell that happens to stand in such a folder is left alone.
+A process is never found by its name alone. It belongs to the stack at `root` if its environment
+carries our mark, or if it runs a program from root/bin, or if it is a server (whose title hides its
+environment) that works in a folder of ours. So a shell that happens to stand in such a folder is
+left alone.
 """
 
 import os

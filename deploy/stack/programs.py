@@ -1,4 +1,4 @@
-"""The programs of a stack: command, folder, environment, how they are stopped, and what to take over at a start."""
+"""The programs of a stack: command, folder, environment, stopping, what to take over at a start."""
 
 import hashlib
 import os
@@ -82,9 +82,10 @@ def _apps(place, topology, processes, have):
         sock = f"{place.sockets}/{i.program}.sock"
         programs.append(Program(
             i.program,
-            # A child that dies 20 times within half a second of its start is a fault: multiwatch then ends, and the
-            # supervisor tries again later. Debian's multiwatch 1.0.0 takes the index in its list of
-            # signals for the signal: "QUIT" sends SIGINT, at which the API finishes and ends.
+            # A child that dies 20 times within half a second of its start is a fault: multiwatch
+            # then ends, and the supervisor tries again later. Debian's multiwatch 1.0.0 takes the
+            # index in its list of signals for the signal: "QUIT" sends SIGINT, at which the API
+            # finishes and ends.
             ["/usr/bin/spawn-fcgi", "-n", "-s", sock, "-M", "0660", "-b", "1024", "--",
              "/usr/bin/multiwatch", "-f", str(processes), "-r", "20", "-t", "500", "-s", "QUIT",
              "--", place.path("bin", "maxbooster-api")],
@@ -121,6 +122,6 @@ def _edge(place):
 
 
 def all_of(place, topology, values, secrets, have):
-    """Every program, stores first. `have` names the built binaries; what is not built is left out."""
+    """Every program, stores first. `have` names the built binaries; the others are left out."""
     return (_servers(place, topology) + [_s3(place, topology, secrets, values["AWS_REGION"])]
             + _apps(place, topology, int(values["API_PROCESSES"]), have) + [_edge(place)])

@@ -6,8 +6,8 @@ from . import programs, settings
 from .topology import shard_name
 
 APP_ROLE, ADMIN_ROLE = "maxbooster", "postgres"
-# Connections that one process pool may hold on one shard at most, in PostgreSQL's max_connections; beside it a few for
-# people, tools and replication.
+# Connections that one process pool may hold on one shard at most, in PostgreSQL's max_connections;
+# beside it a few for people, tools and replication.
 PG_CONNECTIONS_MAX, PG_CONNECTIONS_EXTRA = 1000, 30
 
 
@@ -43,9 +43,9 @@ def generated(place, topology, secrets):
 def complete(values, table, place, topology, secrets):
     """Tier and overrides, with generated values where nothing was given."""
     full = {**generated(place, topology, secrets), **values}
-    for name in ("SHARD_COUNT", "DB_POOL_SIZE", "DB_MAX_CONNECTIONS", "API_PROCESSES", "API_THREADS",
-                 "WORKER_THREADS", "RATE_LIMIT_MAX", "RATE_LIMIT_WINDOW_MS", "BODY_MAX_BYTES",
-                 "REQUEST_TIMEOUT_MS"):
+    for name in ("SHARD_COUNT", "DB_POOL_SIZE", "DB_MAX_CONNECTIONS", "API_PROCESSES",
+                 "API_THREADS", "WORKER_THREADS", "RATE_LIMIT_MAX", "RATE_LIMIT_WINDOW_MS",
+                 "BODY_MAX_BYTES", "REQUEST_TIMEOUT_MS"):
         full[name] = str(settings.number(full, table, name))
     return full
 
@@ -56,7 +56,7 @@ def env_file(values):
 
 
 def max_connections(values, shards):
-    """Every process pool may hold DB_MAX_CONNECTIONS on each shard, but not more than it has threads."""
+    """Each pool of processes may hold DB_MAX_CONNECTIONS a shard, but no more than its threads."""
     threads = int(values["API_PROCESSES"]) * int(values["API_THREADS"])
     api = min(int(values["DB_MAX_CONNECTIONS"]), threads + int(values["DB_POOL_SIZE"]))
     others = int(values["WORKER_THREADS"]) + 8
@@ -141,7 +141,7 @@ def digest_line(place, program):
 
 
 def supervisor_conf(place, listed):
-    """supervisord's file; the digest restarts a program when something that it reads has changed."""
+    """supervisord's file; the digest restarts a program whose files have changed."""
     text = f"""\
 [unix_http_server]
 file={place.sockets}/supervisor.sock

@@ -1,4 +1,4 @@
-"""nginx's configuration, from proxy/: limits that follow the settings, and problem pages made from lib/err.def."""
+"""nginx's configuration, from proxy/: limits from the settings, problem pages from lib/err.def."""
 
 import json
 import re
@@ -76,7 +76,8 @@ def problems(repo, conf, policy, is_s3=False):
 def kept_connections(values):
     """Idle kept connections per nginx worker: all of them well below the API's threads.
 
-    A thread stays with its kept connection while that idles, so that half of all threads must be free of them.
+    A thread stays with its kept connection while that idles, so that half of all threads must be
+    free of them.
     """
     threads = int(values["API_PROCESSES"]) * int(values["API_THREADS"])
     return min(KEPT_PER_WORKER, threads // (2 * WORKERS))
@@ -84,14 +85,16 @@ def kept_connections(values):
 
 def _upstream(place, topology, kept):
     lines = ["    upstream api {"]
-    # Each socket twice: nginx tries another "server" where a connection fails, and with one instance that is the same.
+    # Each socket twice: nginx tries another "server" where a connection fails, and with one
+    # instance that is the same.
     for _ in range(2 if len(topology.instances) == 1 else 1):
         for i in topology.instances:
             lines.append(f"        server unix:{place.sockets}/{i.program}.sock max_fails=0;")
     if kept:
         lines += [f"        keepalive {kept};",
-                  "        # nginx closes a kept connection, never the API: then no request is lost on one that is",
-                  "        # being closed, waiting connections get their turn, and a stopping process gets free.",
+                  "        # nginx closes a kept connection, never the API: then no request is lost on",
+                  "        # one that is being closed, waiting ones get their turn, and a stopping",
+                  "        # process gets free.",
                   "        keepalive_timeout 2s;",
                   "        keepalive_time 1s;",
                   "        keepalive_requests 500;"]
@@ -132,7 +135,7 @@ def fill(text, cells, name):
 
 
 def edge_limits(values):
-    """(rate, burst, connections): never tighter than RATE_LIMIT_MAX over its window, which is also the burst."""
+    """(rate, burst, connections): never tighter than RATE_LIMIT_MAX over its window."""
     most, window_ms = int(values["RATE_LIMIT_MAX"]), int(values["RATE_LIMIT_WINDOW_MS"])
     per_minute = -(-most * EDGE_FACTOR * 60000 // window_ms)
     return f"{per_minute}r/m", most * EDGE_FACTOR, min(max(most, EDGE_CONNECTIONS_MIN), EDGE_MAX)
@@ -146,7 +149,8 @@ def render(repo, place, topology, values, table):
                 if n.strip()]
     for network in networks:
         if not re.fullmatch(r"[0-9a-fA-F.:]+(/\d{1,3})?", network):
-            raise Refusal(f'TRUSTED_PROXIES has "{network}": allowed are addresses and CIDR blocks.')
+            raise Refusal(f'TRUSTED_PROXIES has "{network}": allowed are addresses and CIDR '
+                          "blocks.")
     window_s = max(1, int(values["RATE_LIMIT_WINDOW_MS"]) // 1000)
     policy = [("RateLimit-Policy", f'"default";q={values["RATE_LIMIT_MAX"]};w={window_s}'),
               ("RateLimit", '"default";r=0;t=1')]

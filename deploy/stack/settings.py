@@ -1,7 +1,7 @@
-"""Which values a stack runs with: tier file, then what was given, then what only the stack can know (addresses, secrets).
+"""Which values a stack runs with: the tier's, then those given, then addresses and secrets.
 
-lib/config.def is the table of names and ranges; a name or value that it does not know is refused here, with its sentence,
-before anything is touched.
+lib/config.def is the table of names and ranges; a name or value that it does not know is refused
+here, with its sentence, before anything is touched.
 """
 
 import json
@@ -104,7 +104,7 @@ def given(words, environ, table):
 
 
 class Settings:
-    """What a stack remembers: name, PORT_BASE, TIER, PHASE, overrides, and the shards that its data has."""
+    """What a stack remembers: name, PORT_BASE, TIER, PHASE, overrides, its data's shards."""
 
     def __init__(self, name):
         self.name = name
@@ -169,8 +169,8 @@ class Settings:
         """Refuse what existing data cannot follow."""
         if self.data_phase is not None and self.data_phase != self.phase:
             raise Refusal(
-                f"The data of stack {self.name} is laid out for PHASE={self.data_phase}: use another "
-                f"STACK=name for PHASE={self.phase}, or drop the data first "
+                f"The data of stack {self.name} is laid out for PHASE={self.data_phase}: use "
+                f"another STACK=name for PHASE={self.phase}, or drop the data first "
                 f"(make clean-data STACK={self.name}).")
         if self.data_shards is not None and self.data_shards != shard_count:
             raise Refusal(

@@ -106,7 +106,8 @@ def end_leftovers(stack):
     def find():
         return stack.processes()
 
-    # Those who stop well with TERM first: an API finishes its requests, PostgreSQL (INT) its writes.
+    # Those who stop well with TERM first: an API finishes its requests, PostgreSQL (INT) its
+    # writes.
     found = find()
     if not found:
         return 0
@@ -260,7 +261,7 @@ def save(stack):
 
 
 def stores_differ(stack):
-    """Has something changed that PostgreSQL, Redis or S3 read at their start? Then everything stops first."""
+    """Has something changed that PostgreSQL, Redis or S3 read at their start?"""
     try:
         with open(stack.place.path("conf", "supervisord.conf"), encoding="utf-8") as f:
             running = f.read()
@@ -361,7 +362,7 @@ def _is_of_nginx(changed):
 
 
 def rotate_logs(place, limit=programs.LOG_LIMIT):
-    """A log past its bound becomes name.1; writers append, so that the rest goes on at the start of the old file."""
+    """A log past its bound is copied to name.1 and emptied; writers append, so they go on."""
     folder = place.path("log")
     for name in sorted(os.listdir(folder)):
         if not name.endswith(".log"):

@@ -1,7 +1,8 @@
 """supervisord as Debian ships it, but looking after its children ten times a second.
 
-As shipped it wakes once a second, and needs two rounds (reap, then start), so that a killed program may be away for over two
-seconds. Only the longest wait of its poll is shortened; measured idle cost is below 0.2 % of a core.
+As shipped it wakes once a second, and needs two rounds (reap, then start), so that a killed program
+may be away for over two seconds. Only the longest wait of its poll is shortened; measured idle cost
+is below 0.2 % of a core.
 """
 
 import sys

@@ -49,7 +49,7 @@ class Supervisor:
             return False
 
     def start(self):
-        """Start it under multiwatch, which starts it again should it be killed. Holds nothing of the caller's."""
+        """Start it under multiwatch, which restarts it. Holds nothing of the caller's."""
         place = self.place
         null = os.open(os.devnull, os.O_RDWR)
         log = place.path("log", "supervisord-start.log")

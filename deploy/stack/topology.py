@@ -1,7 +1,7 @@
-"""What a phase consists of: instances, database servers, shards, Redis nodes, workers, and the port of each.
+"""What a phase consists of: instances, databases, shards, Redis nodes, workers, and their ports.
 
-The one declarative description; everything that renders or starts something walks these lists. A further phase is a
-further row of PHASES.
+The one declarative description; everything that renders or starts something walks these lists. A
+further phase is a further row of PHASES.
 """
 
 from dataclasses import dataclass
