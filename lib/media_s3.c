@@ -231,7 +231,7 @@ static void buffer_free(struct buffer *b)
     *b = (struct buffer){.data = NULL};
 }
 
-static struct output *output_of(struct media_s3_sink *s, int output)
+static enum err output_of(struct media_s3_sink *s, int output, struct output **out_out)
 {
     struct output *out = &s->outputs[output];
 
@@ -240,7 +240,10 @@ static struct output *output_of(struct media_s3_sink *s, int output)
         s->target(s->context, output, &out->key, &out->content_type);
         crypto_sha256_begin(&out->hash);
     }
-    return out;
+    *out_out = out;
+    return out->key != NULL
+               ? OK
+               : scope_fail(s->sc, ERR_INTERNAL, "media: no output %d is expected", output);
 }
 
 /* The output is larger than one part. */
@@ -261,11 +264,12 @@ static enum err sink_write(void *context, struct scope *sc, int output, const vo
                            size_t len)
 {
     struct media_s3_sink *s = context;
-    struct output *out = output_of(s, output);
     const unsigned char *from = data;
+    struct output *out;
     size_t took;
 
     (void)sc;
+    TRY(output_of(s, output, &out));
     out->size += (int64_t)len;
     if (!out->in_parts) {
         took = buffer_add(&out->first, s->part_bytes, from, len);
@@ -293,8 +297,9 @@ static enum err sink_rewrite(void *context, struct scope *sc, int output, int64_
                              const void *data, size_t len)
 {
     struct media_s3_sink *s = context;
-    struct output *out = output_of(s, output);
+    struct output *out;
 
+    TRY(output_of(s, output, &out));
     if (offset < 0 || (uint64_t)offset > out->first.len || len > out->first.len - (size_t)offset) {
         return scope_fail(sc, ERR_INTERNAL, "media: a correction behind the first part");
     }
@@ -369,9 +374,10 @@ static enum err sink_finish(void *context, struct scope *sc, int output,
                             struct media_output *made_out)
 {
     struct media_s3_sink *s = context;
-    struct output *out = output_of(s, output);
     uint8_t hash[SHA256_SIZE];
+    struct output *out;
 
+    TRY(output_of(s, output, &out));
     if (out->in_parts) {
         TRY(finish_parts(s, out));
     } else {

@@ -12,7 +12,8 @@
 void media_source_s3(struct scope *sc, const char *key, const char *etag, int64_t size,
                      struct media_source *source_out);
 
-/* Say where an output goes: its key and content type, which must live as long as the sink. */
+/* Say where an output goes: its key and content type, which must live as long as the sink. A NULL key: no such output is
+ * expected, and the run fails. */
 typedef void media_s3_target(void *context, int output, const char **key_out,
                              const char **content_type_out);
 
