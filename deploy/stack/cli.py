@@ -43,8 +43,8 @@ def up(words):
     progress.line("Next, an account of your own:")
     progress.line(f"  curl -s http://127.0.0.1:{base}/api/auth/register \\\n"
                   "    -H 'Content-Type: application/json' \\\n"
-                  """    -d '{"email":"you@example.com","password":"correct horse battery",'
-                  """"name":"You"}'""")
+                  "    -d '{\"email\":\"you@example.com\",\"name\":\"You\","
+                  "\"password\":\"correct horse battery\"}'")
     progress.line(f"and see: make status{more} · make logs{more} · make down{more}")
     return 0
 
