@@ -14,6 +14,7 @@
 
 enum {
     ROW_LIMIT_MS = 10000, /* for claiming or ending a row, waits included */
+    CLAIM_PAUSE_MS = 20,
     DISCARD_LIMIT_MS = 5000,
     COMPLETE_LIMIT_MS = 60000 /* work that is done is worth waiting for the database */
 };
@@ -404,7 +405,13 @@ static enum err claim(struct job *j, const struct queue_lease *lease)
     enum err e;
 
     scope_init(&sc, j->scope.arena, ROW_LIMIT_MS);
-    e = pg_one(&sc, q_jobs_claim(&sc, lease->job), &shape_job_row, &j->row);
+    /* More threads than connections is no fault here, where nobody waits for an answer. */
+    while ((e = pg_one(&sc, q_jobs_claim(&sc, lease->job), &shape_job_row, &j->row)) ==
+               ERR_POOL_SATURATED &&
+           scope_left_ms(&sc, CLAIM_PAUSE_MS) == CLAIM_PAUSE_MS) {
+        pause_for(CLAIM_PAUSE_MS);
+        scope_forgive(&sc);
+    }
     if (e != OK) {
         j->scope.cause = sc.cause;
     }

@@ -19,13 +19,14 @@
 enum {
     THREADS_MAX = 1024,
     QUEUES_MAX = 16,
-    JOB_ARENA_BYTES = 4 << 20,
+    JOB_ARENA_BYTES = 8 << 20, /* a long file is many S3 requests of a few KiB each */
     STACK_BYTES = 1024 * 1024,
     FETCH_LIMIT_MS = 10000,
-    WAIT_MS = 1000,      /* a sleeper looks at least this often: a wake may have been lost */
-    PAUSE_MS = 1000,     /* while a dependency is missing */
-    GRACE_MS = 2000,     /* what runs may finish by itself before it is interrupted */
-    STOP_LIMIT_MS = 8000 /* then the process ends regardless; leases run out */
+    WAIT_MS = 1000,        /* a sleeper looks at least this often: a wake may have been lost */
+    OUTAGE_PAUSE_MS = 250, /* after an attempt that met an outage: so would the next */
+    PAUSE_MS = 1000,       /* while a dependency is missing */
+    GRACE_MS = 2000,       /* what runs may finish by itself before it is interrupted */
+    STOP_LIMIT_MS = 8000   /* then the process ends regardless; leases run out */
 };
 
 struct server {
@@ -106,7 +107,7 @@ static void serve_one(struct arena *arena, const struct server *s, const struct 
     }
     scope_done(&sc);
     if (e == OK && got.n > 0 && !attempt_run(arena, s->slot, &got.leases[0])) {
-        worker_sleep(PAUSE_MS);
+        worker_sleep(OUTAGE_PAUSE_MS);
     }
 }
 
