@@ -4,15 +4,26 @@ import http.client
 import json
 import os
 import re
+import pathlib
 import socket
+import sys
 import time
 import urllib.parse
 
 import pytest
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "deploy"))
+from stack import render_nginx  # noqa: E402  (deploy/stack, found by the path above)
+
 URL = urllib.parse.urlsplit(os.environ.get("MB_URL", "http://127.0.0.1:8080"))
-S3_URL = urllib.parse.urlsplit(os.environ.get("MB_S3_URL", "http://127.0.0.1:8081"))
-METRICS_URL = urllib.parse.urlsplit(os.environ.get("MB_METRICS_URL", "http://127.0.0.1:8082"))
+S3_sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "deploy"))
+from stack import render_nginx  # noqa: E402  (deploy/stack, found by the path above)
+
+URL = urllib.parse.urlsplit(os.environ.get("MB_S3_URL", "http://127.0.0.1:8081"))
+METRICS_sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "deploy"))
+from stack import render_nginx  # noqa: E402  (deploy/stack, found by the path above)
+
+URL = urllib.parse.urlsplit(os.environ.get("MB_METRICS_URL", "http://127.0.0.1:8082"))
 ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 
 
@@ -231,3 +242,22 @@ def test_s3_refuses_strangers():
 
 def test_s3_hides_its_own_health():
     assert_problem(ask("GET", "/health", url=S3_URL), 404, "not_found")
+
+
+@pytest.mark.parametrize("most", [1, 20, 100, 1000, 65536, 1000000000])
+@pytest.mark.parametrize("window_ms", [100, 1000, 59999, 60000, 86400000])
+def test_the_edge_is_never_tighter_than_the_limiter(most, window_ms):
+    rate, burst, connections = render_nginx.edge_limits(
+        {"RATE_LIMIT_MAX": str(most), "RATE_LIMIT_WINDOW_MS": str(window_ms)})
+    assert rate.endswith("r/m")
+    assert int(rate[:-3]) >= 1
+    assert int(rate[:-3]) * window_ms >= most * 60000
+    assert burst >= most
+    assert min(most, render_nginx.EDGE_MAX) <= connections <= render_nginx.EDGE_MAX
+
+
+@pytest.mark.parametrize("processes, threads", [(1, 1), (1, 3), (1, 4), (2, 16), (8, 64)])
+def test_kept_connections_leave_half_of_the_threads_free(processes, threads):
+    kept = render_nginx.kept_connections(
+        {"API_PROCESSES": str(processes), "API_THREADS": str(threads)})
+    assert 0 <= kept * render_nginx.WORKERS <= processes * threads / 2

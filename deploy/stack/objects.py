@@ -12,8 +12,8 @@ from .say import Refusal
 
 CORS = """<CORSConfiguration xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><CORSRule>\
 <AllowedOrigin>*</AllowedOrigin><AllowedMethod>GET</AllowedMethod>\
-<AllowedMethod>HEAD</AllowedMethod><AllowedMethod>PUT</AllowedMethod><AllowedHeader>*</AllowedHeader>\
-<ExposeHeader>ETag</ExposeHeader>\
+<AllowedMethod>HEAD</AllowedMethod><AllowedMethod>PUT</AllowedMethod>\
+<AllowedHeader>*</AllowedHeader><ExposeHeader>ETag</ExposeHeader>\
 <ExposeHeader>Content-Range</ExposeHeader><ExposeHeader>Accept-Ranges</ExposeHeader>\
 <MaxAgeSeconds>3600</MaxAgeSeconds></CORSRule></CORSConfiguration>"""
 
