@@ -5,6 +5,7 @@ import time
 import pytest
 
 from harness import audio, tracks
+from harness.stack import wait_steady
 from harness.waits import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.fault, pytest.mark.xdist_group("private")]
@@ -19,7 +20,9 @@ def user(private):
     """An account with an upload that waits to be completed."""
     account = private.user()
     account.pending = audio.store(account.client, "pending.mp3", tracks.short_mp3())
-    return account
+    yield account
+    wait_steady(account.client)
+    account.close()
 
 
 @pytest.fixture

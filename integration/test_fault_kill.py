@@ -3,6 +3,7 @@ import pytest
 import requests
 
 from harness import audio, tracks
+from harness.stack import wait_steady
 from harness.waits import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.fault, pytest.mark.xdist_group("private")]
@@ -32,9 +33,18 @@ def answers(client, path):
     return wait_until(asked, 30, f"{path} to answer")
 
 
+@pytest.fixture
+def user(private):
+    """An account; afterwards everything is steady again."""
+    account = private.user()
+    yield account
+    private.wait_ready()
+    wait_steady(account.client)
+    account.close()
+
+
 @pytest.mark.parametrize("victim", VICTIMS)
-def test_killing_it_loses_nothing_that_was_acknowledged(private, victim):
-    user = private.user()
+def test_killing_it_loses_nothing_that_was_acknowledged(private, user, victim):
     data = tracks.short_mp3()
     file = audio.upload(user.client, "kept.mp3", data)
     long_file = audio.upload(user.client, "silence.flac", tracks.hour_of_silence())
@@ -58,14 +68,13 @@ def test_killing_it_loses_nothing_that_was_acknowledged(private, victim):
 
 
 @pytest.mark.parametrize("program", ["api", "worker", "scheduler", "redis", "postgres", "s3", "nginx"])
-def test_a_killed_program_is_back_within_two_seconds(private, program):
+def test_a_killed_program_is_back_within_two_seconds(private, user, program):
     old = private.kill_main(program)
 
     def is_back():
         mine = private.processes(program)
         return bool(mine) and old not in [p.pid for p in mine]
     wait_until(is_back, BACK_S, f"{program} to be back", every=0.02)
-    private.wait_ready()
 
 
 def test_a_killed_api_process_is_replaced(private):
@@ -78,8 +87,7 @@ def test_a_killed_api_process_is_replaced(private):
     wait_until(is_replaced, BACK_S, "the process to be replaced", every=0.02)
 
 
-def test_a_job_whose_worker_was_killed_has_not_used_up_an_attempt(private):
-    user = private.user()
+def test_a_job_whose_worker_was_killed_has_not_used_up_an_attempt(private, user):
     file = audio.upload(user.client, "silence.flac", tracks.hour_of_silence())
     job = user.client.post("/api/audio/convert", {"fileId": file["id"], "format": "mp3", "bitrate": 320000},
                            expect=202).json["jobId"]

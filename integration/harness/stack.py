@@ -1,4 +1,5 @@
 """A running stack: where it is, its configuration, its processes, and the faults a test can cause in it."""
+import concurrent.futures
 import contextlib
 import json
 import os
@@ -239,6 +240,15 @@ class Stack:
         return waits.wait_until(
             lambda: (reply := self.status()) is not None and reply.status_code == 200,
             seconds, f"{self.url} to be ready", every=0.1)
+
+
+def wait_steady(client, path="/api/auth/me", seconds=30):
+    """Wait until many requests at once, which reach every thread of the API, are all answered by 200."""
+    def all_well():
+        clients = [Client(client.base_url, client.address, client.token) for _ in range(16)]
+        with concurrent.futures.ThreadPoolExecutor(len(clients)) as pool:
+            return all(pool.map(lambda c: all(c.get(path).status == 200 for _ in range(4)), clients))
+    waits.wait_until(all_well, seconds, f"{path} to be answered by every thread", every=0.2)
 
 
 def free_port_base():
