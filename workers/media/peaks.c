@@ -1,6 +1,8 @@
 /* The inner loops are written for the vectorizer (this file alone is built at -O3); everything around them runs once per
  * pixel. */
+#ifndef __clang__
 #pragma GCC optimize("O3")
+#endif
 
 #include "workers/media/peaks.h"
 
