@@ -16,14 +16,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "deploy"
 from stack import render_nginx  # noqa: E402  (deploy/stack, found by the path above)
 
 URL = urllib.parse.urlsplit(os.environ.get("MB_URL", "http://127.0.0.1:8080"))
-S3_sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "deploy"))
-from stack import render_nginx  # noqa: E402  (deploy/stack, found by the path above)
-
-URL = urllib.parse.urlsplit(os.environ.get("MB_S3_URL", "http://127.0.0.1:8081"))
-METRICS_sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "deploy"))
-from stack import render_nginx  # noqa: E402  (deploy/stack, found by the path above)
-
-URL = urllib.parse.urlsplit(os.environ.get("MB_METRICS_URL", "http://127.0.0.1:8082"))
+S3_URL = urllib.parse.urlsplit(os.environ.get("MB_S3_URL", "http://127.0.0.1:8081"))
+METRICS_URL = urllib.parse.urlsplit(os.environ.get("MB_METRICS_URL", "http://127.0.0.1:8082"))
 ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 
 
@@ -57,22 +51,15 @@ def ask(method, path, headers=None, body=None, url=URL):
 
 
 def raw(data, url=URL):
-    """Send bytes, read all that comes back until the server closes."""
+    """Send bytes; the one reply to them."""
     with socket.create_connection((url.hostname, url.port), timeout=10) as s:
-        s.sendall(data)
-        got = b""
-        while True:
-            try:
-                part = s.recv(65536)
-            except ConnectionResetError:
-                break
-            if not part:
-                break
-            got += part
-    head, _, body = got.partition(b"\r\n\r\n")
-    lines = head.decode("latin-1").split("\r\n")
-    headers = [tuple(p.strip() for p in line.split(":", 1)) for line in lines[1:]]
-    return Reply(int(lines[0].split()[1]), headers, body)
+        try:
+            s.sendall(data)
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # refused before all was sent
+        reply = http.client.HTTPResponse(s)
+        reply.begin()
+        return Reply(reply.status, reply.getheaders(), reply.read())
 
 
 def assert_problem(reply, status, code):

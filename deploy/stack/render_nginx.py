@@ -92,8 +92,8 @@ def _upstream(place, topology, kept):
             lines.append(f"        server unix:{place.sockets}/{i.program}.sock max_fails=0;")
     if kept:
         lines += [f"        keepalive {kept};",
-                  "        # nginx closes a kept connection, never the API: then no request is lost",
-                  "        # on one that is being closed, waiting ones get their turn, and a stopping",
+                  "        # nginx closes a kept connection, never the API: no request is lost on",
+                  "        # one that is being closed, waiting ones get their turn, and a stopping",
                   "        # process gets free.",
                   "        keepalive_timeout 2s;",
                   "        keepalive_time 1s;",
