@@ -49,9 +49,10 @@ def test_killing_it_loses_nothing_that_was_acknowledged(private, user, victim):
     file = audio.upload(user.client, "kept.mp3", data)
     long_file = audio.upload(user.client, "silence.flac", tracks.hour_of_silence())
     pending = audio.store(user.client, "pending.mp3", data)
-    jobs = [user.client.post("/api/audio/waveform", {"fileId": f["id"]}, expect=202).json["jobId"]
-            for f in (long_file, file, file)]
-    wait_until(lambda: user.client.get(f"/api/jobs/{jobs[0]}").json["status"] != "queued", 20, "the job to start")
+    jobs = [user.client.post("/api/audio/convert", {"fileId": long_file["id"], "format": "flac"}, expect=202).json["jobId"],
+            user.client.post("/api/audio/waveform", {"fileId": file["id"]}, expect=202).json["jobId"]]
+    wait_until(lambda: user.client.get(f"/api/jobs/{jobs[0]}").json["status"] == "processing", 20, "the job to start",
+               every=0.01)
 
     pid = VICTIMS[victim](private)
     private.wait_ready()

@@ -2,13 +2,16 @@
 
 Needs no stack: the servers are private. Jobs are mails, since a mail server can hold one for as long as a test likes."""
 import hashlib
+import os
 import random
 import re
 import signal
+import time
 
+import boto3
 import pytest
 
-from harness import queuelab
+from harness import queuelab, s3lab
 from harness.waits import wait_until
 
 
@@ -284,7 +287,7 @@ def test_whatever_happens_every_job_is_in_one_place(driver, redis_server, seed):
 @pytest.fixture(scope="module", name="shared_lab")
 def _shared_lab(tmp_path_factory):
     programs = queuelab.build("bin/maxbooster-worker", "bin/maxbooster-scheduler",
-                              "loadtest/queue_driver")
+                              "bin/maxboosterctl", "loadtest/queue_driver")
     lab = queuelab.Lab(tmp_path_factory.mktemp("lab"), programs)
     yield lab
     lab.close()
@@ -300,7 +303,8 @@ def _lab(shared_lab):
     shared_lab.mail.gate.clear()
     shared_lab.redis.client.flushall()
     for shard in range(queuelab.SHARDS):
-        shared_lab.postgres.sql(shard, "TRUNCATE jobs, users, emails, password_resets")
+        shared_lab.postgres.sql(shard, "TRUNCATE jobs, users, emails, password_resets, "
+                                "idempotency, audio_files, uploads")
 
 
 def test_a_row_whose_push_was_lost_is_found_and_done(lab):
@@ -489,3 +493,120 @@ def test_a_password_reset_mail_has_a_token_that_is_stored_as_a_hash(lab):
     token = re.search(r"https://booster\.example\.org/reset-password\?token=(\S+)", text).group(1)
     stored = lab.postgres.sql(user_shard, "SELECT token_hash FROM password_resets")
     assert stored == [(hashlib.sha256(token.encode()).hexdigest(),)]
+
+
+def test_a_failed_job_is_listed_and_can_be_tried_again(lab):
+    lab.worker()
+    job = lab.row({"template": "no", "email": "again@example.org"})
+    lab.ends(job, "failed")
+    assert f"{job} email-send attempts=1" in lab.ctl("queue", "dead")
+    assert job in lab.ctl("queue", "dead", "email-send")
+    assert job not in lab.ctl("queue", "dead", "audio-convert")
+    lab.postgres.sql(queuelab.shard_of(job), "UPDATE jobs SET payload = payload || "
+                     "'{\"template\": \"welcome\"}' WHERE id = %s", job)
+    lab.ctl("queue", "retry", job)
+    row = lab.ends(job)
+    assert (row.attempts, row.error) == (1, None)
+    assert job not in lab.ctl("queue", "dead")
+
+
+def test_a_queue_is_drained_by_the_operator(lab):
+    lab.worker()
+    running = lab.welcome("hold-o@example.org")
+    holding(lab, "hold-o@example.org")
+    lab.mail.gate.set()
+    assert "nothing of queue email runs" in lab.ctl("queue", "drain", "email")
+    assert lab.postgres.job(running).status == "completed"
+    waiting = lab.welcome("drained@example.org")
+    assert "email (paused): 1 known" in lab.ctl("queue", "stats", "email")
+    lab.ctl("queue", "resume", "email")
+    lab.ends(waiting)
+
+
+# --- sweeps --------------------------------------------------------------------------------------
+
+def test_expired_rows_are_swept_and_others_stay(lab):
+    user, other = queuelab.user_id(), queuelab.user_id()
+    for shard in range(queuelab.SHARDS):
+        lab.postgres.sql(shard, "INSERT INTO password_resets (token_hash, user_id, expires_at) "
+                         "VALUES (repeat('a', 64), %s, now() - interval '1 s'), "
+                         "(repeat('b', 64), %s, now() + interval '1 h')", user, other)
+        lab.postgres.sql(shard, "INSERT INTO idempotency (user_id, key, fingerprint, status, body, "
+                         "created_at) VALUES (%s, 'old', 'f', 200, '', now() - interval '25 h'), "
+                         "(%s, 'new', 'f', 200, '', now() - interval '23 h')", user, user)
+    lab.scheduler(SWEEP_INTERVAL_S="1")
+
+    def left(shard):
+        return (lab.postgres.sql(shard, "SELECT left(token_hash, 1) FROM password_resets"),
+                lab.postgres.sql(shard, "SELECT key FROM idempotency"))
+    for shard in range(queuelab.SHARDS):
+        wait_until(lambda s=shard: left(s) == ([("b",)], [("new",)]), 15, "the sweeps")
+
+
+def test_a_registration_that_died_is_finished_or_undone(lab):
+    finished, undone = queuelab.user_id(), queuelab.user_id()
+    shard = int(hashlib.sha256(finished.encode()).hexdigest()[:8], 16) % queuelab.SHARDS
+    lab.postgres.sql(shard, "INSERT INTO users (id, email, name, password_hash) "
+                     "VALUES (%s, 'f@example.org', 'F', 'x')", finished)
+    lab.postgres.sql(0, "INSERT INTO emails (email, user_id, reserved_at) VALUES "
+                     "('f@example.org', %s, now() - interval '3 min'), "
+                     "('u@example.org', %s, now() - interval '3 min'), "
+                     "('young@example.org', %s, now())", finished, undone, undone)
+    lab.scheduler(SWEEP_INTERVAL_S="1")
+    wait_until(lambda: lab.postgres.sql(0, "SELECT email, active FROM emails ORDER BY email") ==
+               [("f@example.org", True), ("young@example.org", False)], 15, "the sweep")
+
+
+@pytest.fixture(name="gateway")
+def _gateway(tmp_path):
+    gateway = s3lab.Gateway(tmp_path)
+    yield gateway
+    gateway.close()
+
+
+def test_unwanted_objects_are_swept_and_wanted_ones_stay(lab, gateway, tmp_path):
+    bucket = s3lab.BUCKET
+    s3 = boto3.client("s3", endpoint_url=gateway.url, region_name=s3lab.REGION,
+                      aws_access_key_id=s3lab.ACCESS_KEY, aws_secret_access_key=s3lab.SECRET_KEY)
+    user = queuelab.user_id()
+    files = {what: queuelab.owned_id(user) for what in ("verified", "pending", "deleted", "open")}
+    for what, file in files.items():
+        lab.postgres.sql(
+            queuelab.shard_of(file), "INSERT INTO audio_files (id, user_id, key, status, file_name, "
+            "content_type, size_bytes, updated_at, deleted_at) VALUES (%s, %s, %s, %s, 'a', 'b', 1, "
+            "now() - interval '2 min', %s)", file, user, f"audio/{user}/{file}.mp3",
+            "pending" if what in ("pending", "open") else "verified",
+            "2026-01-01" if what == "deleted" else None)
+        s3.put_object(Bucket=bucket, Key=f"audio/{user}/{file}.mp3", Body=b"x")
+        s3.put_object(Bucket=bucket, Key=f"waveforms/{user}/{file}/w.dat", Body=b"x")
+    uploads = {}
+    for what, interval in (("open", "1 h"), ("stale", "-1 s")):
+        key = f"audio/{user}/{files['open' if what == 'open' else 'pending']}.mp3"
+        uploads[what] = s3.create_multipart_upload(Bucket=bucket, Key=key)["UploadId"]
+        file = files["open" if what == "open" else "pending"]
+        lab.postgres.sql(
+            queuelab.shard_of(file), "INSERT INTO uploads (id, user_id, file_id, key, s3_upload_id, "
+            "content_type, file_name, size_bytes, part_bytes, expires_at) VALUES (%s, %s, %s, %s, "
+            "%s, 'a', 'b', 1, 1, now() + %s::interval)", queuelab.owned_id(user), user, file, key,
+            uploads[what], interval)
+    for name in ("old", "new"):
+        s3.put_object(Bucket=bucket, Key=f"temp/job/{name}", Body=b"x")
+    orphan = s3.create_multipart_upload(Bucket=bucket, Key=f"audio/{user}/killed.flac")["UploadId"]
+    past = time.time() - 3600
+    os.utime(tmp_path / "data" / bucket / "temp/job/old", (past, past))
+    for folder in (tmp_path / "data" / bucket).rglob(orphan):
+        os.utime(folder, (past, past))
+    lab.scheduler(SWEEP_INTERVAL_S="1", UPLOAD_TTL_S="60", TEMP_TTL_S="60",
+                  S3_ENDPOINT=gateway.url, AWS_ACCESS_KEY_ID=s3lab.ACCESS_KEY,
+                  AWS_SECRET_ACCESS_KEY=s3lab.SECRET_KEY, S3_BUCKET=bucket, S3_TIMEOUT_MS="5000")
+
+    def state():
+        keys = [o["Key"] for o in s3.list_objects_v2(Bucket=bucket).get("Contents", [])]
+        opened = s3.list_multipart_uploads(Bucket=bucket).get("Uploads") or []
+        rows = lab.postgres.sql(queuelab.shard_of(files["open"]), "SELECT id FROM audio_files")
+        return (sorted(keys), sorted(u["UploadId"] for u in opened), sorted(r[0] for r in rows))
+    kept = [files["verified"], files["open"]]
+    expected = (sorted([f"audio/{user}/{file}.mp3" for file in kept] + ["temp/job/new"] +
+                       [f"waveforms/{user}/{file}/w.dat" for file in kept]),
+                [uploads["open"]], sorted(kept))
+    wait_until(lambda: state() == expected, 20, f"only {expected} is left")

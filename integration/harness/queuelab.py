@@ -300,7 +300,7 @@ class Lab:
 
     def __init__(self, folder, programs):
         self.folder = pathlib.Path(folder)
-        self.worker_program, self.scheduler_program, driver = programs
+        self.worker_program, self.scheduler_program, self.ctl_program, driver = programs
         self.redis = Redis(self.folder / "redis")
         self.driver = Driver(driver, self.redis.url)
         self.postgres = Postgres()
@@ -329,6 +329,12 @@ class Lab:
     def scheduler(self, **settings):
         """A running scheduler."""
         return self._start(self.scheduler_program, "scheduler", **settings)
+
+    def ctl(self, *words):
+        """Run maxboosterctl; what it prints."""
+        done = subprocess.run([self.ctl_program, *words], env=self.env(), check=True, text=True,
+                              stdout=subprocess.PIPE)
+        return done.stdout
 
     def row(self, payload, kind="email-send", user=None, job=None, push=True):
         """A jobs row, pushed as the API does it; its id. A push that fails is lost."""
