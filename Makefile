@@ -55,6 +55,7 @@ GEN_HEADERS :=
 -include deploy/stack.mk
 -include deploy/quality.mk
 -include workers/media/media.mk
+-include deploy/bench.mk
 
 $(B)/bin/maxbooster-api: $(call obj,$(API_SRC)) $(GEN_API_OBJ) $(B)/lib.a
 	$(call say,LINK,$@)

@@ -1,0 +1,21 @@
+# Benchmarks: see docs/internals/bench.md. Figures depend on the machine, so nothing here is part of the tests.
+
+BENCH_ROUNDS ?= 3
+BENCH_SECONDS ?= 5
+BENCH_KEPT_SECONDS ?= 3
+BENCH_PROGRAMS := $(addprefix $(B)/bin/,bench-presign media-driver null-fcgi)
+
+$(B)/bin/bench-presign: $(B)/obj/loadtest/bench_presign.o $(B)/lib.a
+	$(call say,LINK,$@)
+	$(Q)mkdir -p $(@D) && $(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS_LIB)
+$(B)/bin/null-fcgi: $(B)/obj/loadtest/null_fcgi.o
+	$(call say,LINK,$@)
+	$(Q)mkdir -p $(@D) && $(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS_API)
+
+.PHONY: bench bench-programs
+bench-programs: $(BENCH_PROGRAMS)
+bench: ## benchmarks beside their peers, into build/bench (8 minutes; BENCH_ROUNDS, BENCH_SECONDS)
+	@deploy/bootstrap bench
+	@$(MAKE) --no-print-directory build bench-programs
+	@$(PYTHON) loadtest/bench/main.py --build $(B) --rounds $(BENCH_ROUNDS) --seconds $(BENCH_SECONDS) \
+		--kept-seconds $(BENCH_KEPT_SECONDS)

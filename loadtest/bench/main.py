@@ -1,0 +1,206 @@
+#!/usr/bin/python3
+"""make bench: the figures of docs/internals/bench.md, each beside its goal and its peer, on a stack of its own.
+
+It only reports: it fails where it could not measure, never because a figure is low.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+
+sys.dont_write_bytecode = True
+
+import kept  # noqa: E402
+import measure  # noqa: E402
+import peers  # noqa: E402
+import report  # noqa: E402
+import single  # noqa: E402
+from measure import Target  # noqa: E402
+from proxies import HAND_BACK, Proxy  # noqa: E402
+from world import REPO, STACK_WORDS, Refusal, World, say  # noqa: E402
+
+CLIENTS = 32
+SLOT_EXPRESS, SLOT_NULL, SLOT_STATIC, SLOT_KEPT = 0, 2, 3, 4
+MIB_MAX, THREADS = 48, 16
+NULL_PROCESSES = 2
+
+
+def machine():
+    with open("/proc/cpuinfo", encoding="utf-8") as f:
+        models = [line.partition(":")[2].strip() for line in f if line.startswith("model name")]
+    return {"cores": os.cpu_count(), "processor": models[0] if models else platform.machine(),
+            "kernel": platform.release(), "loadAverage": os.getloadavg()[0]}
+
+
+def start_null(world):
+    """The null program, as many processes and threads as the API's, behind the same kind of proxy."""
+    folder = world.place.path("tmp", "bench")
+    program, socket = os.path.join(folder, "null-fcgi"), os.path.join(world.place.sockets, "null.sock")
+    shutil.copy2(os.path.join(world.build, "bin/null-fcgi"), program)
+    os.chmod(program, 0o755)
+    world.start(["/usr/bin/spawn-fcgi", "-n", "-s", socket, "-M", "0660", "-b", "1024", "--",
+                 "/usr/bin/multiwatch", "-f", str(NULL_PROCESSES), "--", program, str(THREADS)],
+                "null.log", as_stack_user=True)
+    deadline = time.monotonic() + 10
+    while not os.path.exists(socket):
+        if time.monotonic() > deadline:
+            raise Refusal("The null FastCGI program does not start; see build/bench/run/null.log.")
+        time.sleep(0.02)
+    keep = f"        keepalive 8;\n{HAND_BACK}"
+    proxy = Proxy(world, SLOT_NULL, "null").fastcgi([socket], keep).start()
+    world.get("/api/hello", port=proxy.port)
+    return proxy
+
+
+def me_and_peers(world, rounds, seconds):
+    """GET /api/auth/me here, in Express and in Go, in turns."""
+    world.get("/api/auth/me", world.tokens[0])
+    same_script = peers.has_our_script(world)
+    targets = [Target("maxbooster", world.base, "/api/auth/me", world.api_pids(), world.tokens_file)]
+    found = peers.start(world, SLOT_EXPRESS)
+    targets += [Target(p.name, p.proxy.port, "/api/auth/me", p.pids, world.tokens_file)
+                for p in found]
+    samples = measure.alternate(targets, rounds, CLIENTS, seconds, world.trim_logs)
+    memory = [measure.memory_mib(pid) for pid in world.api_pids()]
+    for child in list(world.children):
+        world.end(child)
+    return samples, memory, same_script
+
+
+def ladder(world, rounds, seconds):
+    """What each layer adds: a static file, FastCGI without work, our reply without stores."""
+    _, _, health = world.get("/api/system/health")
+    static = Proxy(world, SLOT_STATIC, "static").static(health.decode()).start()
+    null = start_null(world)
+    pids = world.api_pids()
+    null_pids = measure.pids_named("null-fcgi", world.place.path("tmp", "bench"))
+    samples = measure.alternate(
+        [Target("static", static.port, "/static.json"),
+         Target("null", null.port, "/api/hello", null_pids),
+         Target("health", world.base, "/api/system/health", pids)],
+        rounds, CLIENTS, seconds, world.trim_logs)
+    for child in list(world.children):
+        world.end(child)
+    return samples
+
+
+def row(name, text, unit, value, goal=None, at_most=False, **more):
+    met = None
+    if goal is not None:
+        met = value["median"] <= goal if at_most else value["median"] >= goal
+    return {"name": name, "text": text, "unit": unit, **value, "goal": goal,
+            "goalIs": ("atMost" if at_most else "atLeast") if goal is not None else None,
+            "met": met, **more}
+
+
+def me_rows(samples):
+    ours = samples["maxbooster"]
+    rows = [row("me", "GET /api/auth/me, all guards", "requests/s",
+                measure.figure(ours, "perSecond"), 10000)]
+    for name, title, goal in (("express", "Express 5", 3), ("go", "Go net/http", 1.2)):
+        rows.append(row(f"me-vs-{name}", f"… per app CPU second, × {title}", "×",
+                        measure.ratio(ours, samples[name], "perCpuSecond"), goal,
+                        ours=measure.figure(ours, "perCpuSecond")["median"],
+                        peer=measure.figure(samples[name], "perCpuSecond")["median"]))
+    return rows
+
+
+def memory_rows(memory):
+    words = f"memory of an API process, {THREADS} threads, after load"
+    return [row("memory-rss", f"{words}: RSS", "MiB", measure.spread([m[1] for m in memory]),
+                MIB_MAX, True),
+            row("memory-pss", "… PSS", "MiB", measure.spread([m[0] for m in memory]), MIB_MAX, True)]
+
+
+def waveform_rows(w):
+    return [row(f"waveform-{kind}", f"waveform of a 4-minute MP3, {title}, × ffmpeg -f null", "×",
+                w[kind], 1.15, True, ours=w[f"ours{field}"], peer=w[f"ffmpeg{field}"])
+            for kind, title, field in (("wall", "wall time", "WallS"), ("cpu", "CPU time", "CpuS"))]
+
+
+def ladder_table(samples, me):
+    titles = (("static", "nginx, static file"), ("null", "nginx → libfcgi, no work"),
+              ("health", "GET /api/system/health"), ("maxbooster", "GET /api/auth/me"))
+    samples = {**samples, "maxbooster": me}
+    return [{"name": name, "text": text,
+             **{f: measure.figure(samples[name], f) for f in ("perSecond", "p50Ms", "p99Ms")},
+             "perCpuSecond": measure.figure(samples[name], "perCpuSecond")
+             if samples[name][0]["perCpuSecond"] else None} for name, text in titles]
+
+
+def bench(world, options):
+    began = time.monotonic()
+    summary = {"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "machine": machine(),
+               "settings": {"rounds": options.rounds, "seconds": options.seconds,
+                            "clients": CLIENTS, "stack": list(STACK_WORDS)}, "notes": []}
+    say("bench: the peers (first time: npm install, go build)")
+    os.makedirs(world.out, exist_ok=True)
+    peers.install_express(world.out), peers.build_go(world.out)
+    say("bench: a stack of its own")
+    world.up()
+    say("bench: presigning; waveform")
+    presign = single.presign(world, options.rounds)
+    waveform = single.waveform(world, options.rounds + 2)
+    say("bench: GET /api/auth/me beside Express and Go")
+    me, memory, same_script = me_and_peers(world, options.rounds, options.seconds)
+    say("bench: the ladder")
+    steps = ladder(world, options.rounds, options.seconds)
+    say("bench: kept connections")
+    summary["kept"] = kept.run(world, SLOT_KEPT, options.rounds, options.kept_seconds)
+    if not same_script:
+        summary["notes"].append("The API's session script is another than loadtest/peers/session_check.lua, "
+                                "which the peers run.")
+    refused = sum(s["refused"] + s["failed"] for run in (me, steps) for t in run.values() for s in t)
+    if refused:
+        summary["notes"].append(f"{refused} requests of the rows above were refused or failed.")
+    summary["rows"] = me_rows(me)
+    summary["rows"].append(row("health", "GET /api/system/health", "requests/s",
+                               measure.figure(steps["health"], "perSecond"), 25000))
+    summary["rows"] += memory_rows(memory)
+    summary["rows"].append(row("presign", "presigned URLs, one core", "URLs/s", presign, 50000))
+    summary["rows"] += waveform_rows(waveform)
+    summary["ladder"] = ladder_table(steps, me["maxbooster"])
+    summary["samples"] = {**me, **steps}
+    summary["waveform"] = waveform
+    summary["machine"]["loadAverageAfter"] = os.getloadavg()[0]
+    summary["tookS"] = round(time.monotonic() - began)
+    return summary
+
+
+def write(path, text):
+    with open(path + ".new", "w", encoding="utf-8") as f:
+        f.write(text)
+    os.replace(path + ".new", path)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--build", default=os.path.join(REPO, "build"))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=int, default=5, help="of each run")
+    parser.add_argument("--kept-seconds", type=int, default=3, help="of each run with kept connections")
+    options = parser.parse_args()
+    out = os.path.join(options.build, "bench")
+    world = World(options.build, out)
+    try:
+        summary = bench(world, options)
+    except (Refusal, OSError, RuntimeError) as failure:
+        print(f"bench: {failure}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        world.down()
+    write(os.path.join(out, "summary.json"), json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+    write(os.path.join(out, "report.html"), report.html(summary))
+    print(report.table(summary))
+    print(f"\nWritten: {os.path.relpath(out)}/summary.json and report.html ({summary['tookS']} s)")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

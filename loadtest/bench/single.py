@@ -1,0 +1,76 @@
+"""Benchmarks without the stack's servers under load: presigning, and the waveform of a track against plain decoding."""
+
+import json
+import os
+import resource
+import statistics
+import subprocess
+import time
+
+from measure import ratio, spread
+from world import Refusal
+
+MUSIC = "/usr/share/games/asc/music/machine_wars.mp3"
+TRACK_SECONDS = 240
+
+
+def presign(world, rounds):
+    """URLs per CPU second of one thread, each round."""
+    found = []
+    for _ in range(rounds):
+        done = subprocess.run(
+            [os.path.join(world.build, "bin/bench-presign"), "2"],
+            env={**os.environ, "CONFIG_FILE": world.place.path("stack.env")},
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise Refusal(f"bench-presign failed: {done.stderr}")
+        found.append(json.loads(done.stdout)["urlsPerCpuSecond"])
+    return spread(found)
+
+
+def track(out):
+    """Four minutes of real music where it is installed (Debian's asc-music), else of tones and noise: MP3, 44.1 kHz, stereo, 192 kbit/s."""
+    path = os.path.join(out, "track.mp3")
+    source = ["-stream_loop", "-1", "-i", MUSIC]
+    if not os.path.exists(MUSIC):
+        source = ["-f", "lavfi", "-i", "aevalsrc='0.3*sin(2*PI*(220+40*sin(t))*t)+0.2*(random(0)-0.5)"
+                  "|0.3*sin(2*PI*330*t)+0.2*(random(1)-0.5)':s=44100"]
+    if not os.path.exists(path):
+        done = subprocess.run(
+            ["ffmpeg", "-v", "error", "-nostdin", "-y", *source, "-t", str(TRACK_SECONDS),
+             "-vn", "-map_metadata", "-1", "-ar", "44100", "-ac", "2", "-c:a", "libmp3lame", "-b:a", "192k",
+             path + ".new.mp3"], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise Refusal(f"ffmpeg could not make the track: {done.stderr}")
+        os.replace(path + ".new.mp3", path)
+    return path
+
+
+def _timed(argv):
+    """Wall and CPU seconds of a program and its children."""
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                          check=False)
+    wall = time.monotonic() - began
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode != 0:
+        raise Refusal(f"{argv[0]} failed: {done.stdout}{done.stderr}")
+    return {"wallS": wall,
+            "cpuS": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime}
+
+
+def waveform(world, rounds):
+    """Our waveform and ffmpeg's bare decoding of the same track, in turns."""
+    path = track(world.out)
+    ours = [os.path.join(world.build, "bin/media-driver"), "--discard", "run", "waveform",
+            "{}", os.path.join(world.run, "waveform"), path]
+    theirs = ["ffmpeg", "-v", "error", "-nostdin", "-i", path, "-f", "null", "-"]
+    _timed(ours), _timed(theirs)  # both programs and the track get into the page cache
+    pairs = [(_timed(theirs), _timed(ours)) for _ in range(rounds)]
+    return {"isMusic": os.path.exists(MUSIC), "rounds": rounds,
+            "oursWallS": statistics.median(o["wallS"] for _, o in pairs),
+            "oursCpuS": statistics.median(o["cpuS"] for _, o in pairs),
+            "ffmpegWallS": statistics.median(f["wallS"] for f, _ in pairs),
+            "ffmpegCpuS": statistics.median(f["cpuS"] for f, _ in pairs),
+            "wall": ratio([o for _, o in pairs], [f for f, _ in pairs], "wallS"),
+            "cpu": ratio([o for _, o in pairs], [f for f, _ in pairs], "cpuS")}

@@ -1,0 +1,28 @@
+local function gcra(key, quota, window)
+  local t = redis.call('TIME')
+  local now = (t[1] - 1700000000) * 1000 + t[2] / 1000
+  local step = window / quota
+  local tat = tonumber(redis.call('GET', key) or 0)
+  if tat < now then tat = now end
+  local new = tat + step
+  if new - now > window + step / 2 then
+    return {0, 0, math.ceil(tat - now), math.ceil(new - now - window)}
+  end
+  redis.call('SET', key, string.format('%.6f', new), 'PX', math.ceil(new - now))
+  local left = math.floor((window - (new - now)) / step + 0.5)
+  return {1, left, math.ceil(new - now), 0}
+end
+local s = redis.call('HMGET', KEYS[1], 'h', 'r', 'l')
+if s[1] ~= ARGV[1] then return 0 end
+local touched = 0
+if ARGV[2] - s[3] > tonumber(ARGV[3]) then
+  touched = 1
+  redis.call('HSET', KEYS[1], 'l', ARGV[2])
+  redis.call('PEXPIRE', KEYS[1], ARGV[4])
+  redis.call('ZADD', KEYS[3], 'XX', ARGV[2] + ARGV[4], ARGV[5])
+  redis.call('PEXPIRE', KEYS[3], ARGV[4])
+end
+local v = gcra(KEYS[2], tonumber(ARGV[6]), tonumber(ARGV[7]))
+v[5] = s[2]
+v[6] = touched
+return v
