@@ -312,8 +312,9 @@ def test_m4a_has_its_index_in_front_or_where_the_length_was_misjudged_behind(med
     _, data = media.convert({"format": "m4a"}, tracks.flac())
     assert [b for b in boxes(data) if b != "free"] == ["ftyp", "moov", "mdat"]
     # A stream without a length, loud first and silent then: ten times as long as its first bytes suggest.
-    subprocess.run(["ffmpeg", "-v", "error", "-f", "lavfi", "-i", "anoisesrc=d=20:a=0.9", "-f", "lavfi", "-i", "anullsrc=d=900:r=48000:cl=mono",
-                    "-filter_complex", "[0][1]concat=v=0:a=1", "-c:a", "aac", "-q:a", "4", tmp_path / "s.aac"], check=True)
+    subprocess.run(["ffmpeg", "-v", "error", "-f", "lavfi", "-i", "anoisesrc=d=20:a=0.9", "-f", "lavfi", "-i",
+                    "anullsrc=d=900:r=48000:cl=mono", "-filter_complex", "[0][1]concat=v=0:a=1", "-c:a", "aac",
+                    "-q:a", "4", tmp_path / "s.aac"], check=True)
     result, data = media.convert({"format": "m4a", "bitrate": 32000}, (tmp_path / "s.aac").read_bytes())
     assert [b for b in boxes(data) if b != "free"] == ["ftyp", "mdat", "moov"]
     stream, _ = ffprobe_file(media.folder / "out.0")
@@ -322,7 +323,8 @@ def test_m4a_has_its_index_in_front_or_where_the_length_was_misjudged_behind(med
 
 
 @pytest.mark.parametrize("target", ["wav", "flac"])
-@pytest.mark.parametrize("make,form", [(tracks.wav, "s16le"), (tracks.deep_flac, "s24le"), (tracks.six_channels, "s16le")])
+@pytest.mark.parametrize("make,form", [(tracks.wav, "s16le"), (tracks.deep_flac, "s24le"),
+                                       (tracks.six_channels, "s16le")])
 def test_lossless_to_lossless_changes_no_sample(media, make, form, target):
     source = make()
     result, data = media.convert({"format": target}, source)
@@ -417,8 +419,9 @@ def children_of(trace):
     return found
 
 
-@pytest.mark.parametrize("operation,params", [("waveform", {"zoom": 256}), ("convert", {"format": "mp3"}),
-                                              ("convert", {"format": "ogg"}), ("convert", {"format": "flac", "targetLufs": -16})])
+@pytest.mark.parametrize("operation,params", [
+    ("waveform", {"zoom": 256}), ("convert", {"format": "mp3"}), ("convert", {"format": "ogg"}),
+    ("convert", {"format": "flac", "targetLufs": -16})])
 def test_nothing_but_memory_and_the_socket_is_used_once_the_door_is_locked(media, tmp_path, operation, params):
     media.run(operation, params, tracks.with_cover(),
               wrap=["strace", "-f", "-ff", "-qq", "-o", str(tmp_path / "trace")])
@@ -430,8 +433,8 @@ def test_nothing_but_memory_and_the_socket_is_used_once_the_door_is_locked(media
     assert {name for name, _ in after} <= allowed
     assert len(after) > 10
     assert all(args.startswith("3,") for name, args in after if name in ("sendto", "recvfrom"))
-    written = [args for name, args in calls if name in ("openat", "open", "creat") and re.search(r"O_WRONLY|O_CREAT", args)]
-    assert not written
+    opened = [args for name, args in calls if name in ("openat", "open", "creat")]
+    assert not [args for args in opened if re.search(r"O_WRONLY|O_CREAT", args)]
     assert not [name for name, _ in calls if name in ("socket", "connect", "clone", "fork", "vfork")]
 
 
@@ -491,7 +494,7 @@ READ, WRITE, REWRITE, FINISH, PROGRESS, RESULT, FAIL = 4, 5, 6, 7, 8, 9, 10
     ("sys.exit(0)", "internal"),
     ("for i in range(100000): say(WRITE, length=1)", "internal"),
     ("for i in range(2**30): say(WRITE, length=262144); s.recv(100)", "media_invalid"),
-    ("time.sleep(60)", "timed_out"),
+    ("import signal; signal.pause()", "timed_out"),
     ("while True: say(PROGRESS, length=50)", "timed_out"),
     ("while True: say(READ); s.recv(100)", "timed_out"),
 ])
@@ -513,8 +516,9 @@ def test_a_file_that_crashes_the_decoder_is_refused_when_probed(media, tmp_path)
 @pytest.mark.parametrize("options", [[], ["--slow-us", "20000"]])
 def test_cancelling_ends_the_child_within_200_ms(media, tmp_path, options):
     before = time.monotonic()
-    told = media.call("--cancel-ms", "500", "--discard", *options, "run", "convert", '{"format":"flac","targetLufs":-20}',
-                      tmp_path / "out", media.file("input", tracks.hour_of_silence()), ok=False)
+    told = media.call("--cancel-ms", "500", "--discard", *options, "run", "convert",
+                      '{"format":"flac","targetLufs":-20}', tmp_path / "out",
+                      media.file("input", tracks.hour_of_silence()), ok=False)
     assert told["error"] == "conflict"
     assert time.monotonic() - before < 0.5 + 0.2 + 0.1  # and the driver's own start
     assert not subprocess.run(["pgrep", "-P", str(os.getpid()), "maxbooster-medi"], capture_output=True,
@@ -522,9 +526,9 @@ def test_cancelling_ends_the_child_within_200_ms(media, tmp_path, options):
 
 
 def test_children_of_several_threads_do_not_disturb_each_other(media, tmp_path):
-    done = subprocess.run([BIN / "media-driver", "--threads", "12", "run", "convert", '{"format":"ogg"}', tmp_path / "out",
-                           media.file("input", tracks.wav(5))], capture_output=True, timeout=120, check=True,
-                          env={"PATH": "/usr/bin"})
+    done = subprocess.run([BIN / "media-driver", "--threads", "12", "run", "convert", '{"format":"ogg"}',
+                           tmp_path / "out", media.file("input", tracks.wav(5))], capture_output=True,
+                          timeout=120, check=True, env={"PATH": "/usr/bin"})
     lines = done.stdout.decode().splitlines()
     assert len(lines) == 12 and len(set(lines)) == 1
 

@@ -1,6 +1,6 @@
-/* One loop per child: take a message, judge it, do it; between messages read ahead; twenty times a second ask the watch.
- * The child is taken for an attacker: every number is checked, shared memory is copied before it is looked at, texts for clients come
- * from media.def. */
+/* One loop per child: take a message, judge it, do it; between messages read ahead; twenty times a
+ * second ask the watch. The child is taken for an attacker: every number is checked, shared memory
+ * is copied before it is looked at, texts for clients come from media.def. */
 #include "lib/media.h"
 
 #include <errno.h>
@@ -194,7 +194,7 @@ static enum err receive_message(struct run *run, bool *got_out)
 
     *got_out = false;
     if (got < 0 && (errno == EAGAIN || errno == EINTR || errno == ECONNRESET)) {
-        return OK; /* ECONNRESET, told once: it ended with words of ours unread; its own last words follow */
+        return OK; /* ECONNRESET comes once, before the last words of a child that has ended */
     }
     if (got <= 0) {
         run->closed = true;

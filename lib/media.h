@@ -1,8 +1,9 @@
 /* The sandboxed media child, seen from its parent.
  *
- * maxbooster-media decodes hostile files in a process of its own: no network, no files, limited memory and time; all its bytes
- * pass through descriptors that it inherits. This module starts it, feeds it from a struct media_source, takes its outputs to struct
- * media_sink, and ends it. A child that crashes, hangs or breaks the protocol is one failed call, nothing more. Several
+ * maxbooster-media decodes hostile files in a process of its own: no network, no files, limited
+ * memory and time; all its bytes pass through descriptors that it inherits. This module starts it,
+ * feeds it from a struct media_source, takes its outputs to struct media_sink, and ends it. A
+ * child that crashes, hangs or breaks the protocol is one failed call, nothing more. Several
  * threads may run children at once. */
 #ifndef LIB_MEDIA_H
 #define LIB_MEDIA_H
@@ -15,10 +16,11 @@
 #include "lib/media_proto.h"
 #include "lib/scope.h"
 
-/* Where a child's input comes from; called from the thread that runs the child, in large blocks, read ahead. */
+/* Where a child's input comes from; called from the thread that runs the child, in large blocks,
+ * read ahead. */
 struct media_source {
-    /* Fill buffer with up to len bytes from offset; *got_out 0 is the end. The buffer is shared with the child: do not
-     * look at it again. */
+    /* Fill buffer with up to len bytes from offset; *got_out 0 is the end. The buffer is shared
+     * with the child: do not look at it again. */
     enum err (*read)(void *context, struct scope *sc, int64_t offset, size_t len, void *buffer,
                      size_t *got_out);
     void *context;
@@ -31,13 +33,15 @@ struct media_output {
     char sha256[SHA256_HEX_SIZE]; /* of all bytes as they stand in the end */
 };
 
-/* Where a child's outputs go: numbered streams (0 …), appended to in order, their first MEDIA_REWRITABLE bytes (4 MiB; formats
- * correct their header in the end) changeable until finished. The data is private memory of the parent, good until the call returns. An error ends the child and comes
- * back from media_run(). */
+/* Where a child's outputs go: numbered streams (0 …), appended to in order, their first
+ * MEDIA_REWRITABLE bytes (4 MiB; formats correct their header in the end) changeable until
+ * finished. The data is private memory of the parent, good until the call returns. An error ends
+ * the child and comes back from media_run(). */
 struct media_sink {
     /* Append. */
     enum err (*write)(void *context, struct scope *sc, int output, const void *data, size_t len);
-    /* Replace bytes that were written: offset + len lies within what was written and within MEDIA_REWRITABLE. */
+    /* Replace bytes that were written: offset + len lies within what was written and within
+     * MEDIA_REWRITABLE. */
     enum err (*rewrite)(void *context, struct scope *sc, int output, int64_t offset,
                         const void *data, size_t len);
     /* The output is complete (perhaps without a byte): make it last, and say what it is. */
@@ -45,8 +49,8 @@ struct media_sink {
     void *context;
 };
 
-/* Told at least every 100 ms while a child works (unless a source or sink call takes longer); false ends the child
- * (ERR_CONFLICT: cancelled, lease lost). */
+/* Told at least every 100 ms while a child works (unless a source or sink call takes longer);
+ * false ends the child (ERR_CONFLICT: cancelled, lease lost). */
 struct media_watch {
     bool (*progress)(void *context, int percent);
     void *context;
@@ -59,20 +63,23 @@ struct media_probe {
     int64_t duration_ms;
     int64_t sample_rate;
     int64_t channels;
-    int64_t bit_depth;     /* ABSENT_I64 for lossy codecs */
-    int64_t bit_rate;      /* bit/s */
+    int64_t bit_depth; /* ABSENT_I64 for lossy codecs */
+    int64_t bit_rate;  /* bit/s */
 };
 
-/* Probe by reading headers and decoding the head. ERR_MEDIA_INVALID with a violation (field "file", code of media.def) where
- * it is not usable audio, or where decoding it crashes the child. Blocks up to media_probe_timeout_ms. */
+/* Probe by reading headers and decoding the head. ERR_MEDIA_INVALID with a violation (field
+ * "file", code of media.def) where it is not usable audio, or where decoding it crashes the child.
+ * Blocks up to media_probe_timeout_ms. */
 MUST_USE enum err media_probe(struct scope *sc, const struct media_source *source,
                               struct media_probe *probe_out);
 
-/* Run one operation: "waveform" or "convert" with its parameters as a JSON object; *result_out gets the child's result
- * (a JSON object in the arena; every object in it that has "output": n has that output's "size" and "sha256" too). watch may be NULL.
- * Errors: ERR_MEDIA_INVALID with a violation of "file" (bad input: do not retry), ERR_VALIDATION_FAILED with a
- * violation (a parameter does not fit), ERR_TIMED_OUT, ERR_INTERNAL (the child crashed), ERR_CONFLICT (watch said stop), or what
- * source and sink returned. Never goes past the scope's deadline but by one call of source or sink. */
+/* Run one operation: "waveform" or "convert" with its parameters as a JSON object; *result_out
+ * gets the child's result (a JSON object in the arena; every object in it that has "output": n has
+ * that output's "size" and "sha256" too). watch may be NULL. Errors: ERR_MEDIA_INVALID with a
+ * violation of "file" (bad input: do not retry), ERR_VALIDATION_FAILED with a violation (a
+ * parameter does not fit), ERR_TIMED_OUT, ERR_INTERNAL (the child crashed), ERR_CONFLICT (watch
+ * said stop), or what source and sink returned. Never goes past the scope's deadline but by one
+ * call of source or sink. */
 MUST_USE enum err media_run(struct scope *sc, const char *operation, const char *params_json,
                             const struct media_source *sources, size_t n_sources,
                             const struct media_sink *sink, const struct media_watch *watch,

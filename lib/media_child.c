@@ -1,5 +1,6 @@
-/* posix_spawn, a pidfd, a socket pair and a sealed memory file. Only this pid is ever waited for, so that children of other
- * threads are left to them; sealing its size means that the child cannot make our reads of it fault. */
+/* posix_spawn, a pidfd, a socket pair and a sealed memory file. Only this pid is ever waited for,
+ * so that children of other threads are left to them; sealing its size means that the child cannot
+ * make our reads of it fault. */
 #include "lib/media_child.h"
 
 #include <errno.h>
@@ -45,7 +46,8 @@ static void child_defer(void *p)
     (void)media_child_end(p, true, &signal_number);
 }
 
-/* Move a descriptor out of the way of 3 and 4, so that the order of the dup2s in the child does not matter. */
+/* Move a descriptor out of the way of 3 and 4, so that the order of the dup2s in the child does
+ * not matter. */
 static int raise_fd(int fd)
 {
     int raised = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, SAFE_FD);
@@ -115,7 +117,7 @@ static int spawn(const char *path, int socket_fd, int memory_fd, pid_t *pid_out)
     rc = rc != 0 ? rc : posix_spawn_file_actions_addclosefrom_np(&actions, MEDIA_FD_MEMORY + 1);
     rc = rc != 0 ? rc : posix_spawnattr_setsigmask(&attr, &none);
     rc = rc != 0 ? rc : posix_spawnattr_setsigdefault(&attr, &all);
-    /* A group of its own: a ^C at the terminal is for the worker, which lets its children finish. */
+    /* A group of its own: a ^C is for the worker, which lets its children finish. */
     rc = rc != 0 ? rc : posix_spawnattr_setpgroup(&attr, 0);
     rc = rc != 0 ? rc
                  : posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF |

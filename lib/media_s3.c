@@ -1,5 +1,6 @@
-/* Outputs are gathered in parts. The hash of an output is taken from memory where it fits into one part, else while it streams
- * by; if its first part is corrected in the end, which an earlier hash cannot know, the object is read back once. */
+/* Outputs are gathered in parts. The hash of an output is taken from memory where it fits into one
+ * part, else while it streams by; if its first part is corrected in the end, which an earlier hash
+ * cannot know, the object is read back once. */
 #include "lib/media_s3.h"
 
 #include <pthread.h>

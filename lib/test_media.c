@@ -1,5 +1,5 @@
-/* media_run() against children that are this very program: started with the protocol's descriptors it plays the part that the
- * operation names, honest or not. */
+/* media_run() against children that are this very program: started with the protocol's
+ * descriptors it plays the part that the operation names, honest or not. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

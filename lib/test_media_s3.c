@@ -81,7 +81,7 @@ enum err s3_multipart_complete(struct scope *sc, const char *key, const char *up
     s3.object = malloc(n * PART);
     s3.object_len = 0;
     for (i = 0; i < n; i++) {
-        char etag[8];
+        char etag[32];
 
         (void)snprintf(etag, sizeof(etag), "\"e%zu\"", i + 1);
         assert_string_equal(parts[i].etag, etag);

@@ -1,10 +1,12 @@
-/* Run one media operation on local files: for tests and measurements of the media child without a stack.
+/* Run one media operation on local files: for tests and measurements of the media child without a
+ * stack.
  *
  *   media-driver probe FILE
  *   media-driver run OPERATION PARAMS_JSON OUT_PREFIX FILE…      outputs go to OUT_PREFIX.<n>
  *
- * --timeout-ms N, --cancel-ms N (the watch says stop after that time), --slow-us N (each read takes that long more), --discard
- * (outputs are hashed and dropped), --threads N (run the same N times at once). The result is printed as JSON; a failure as
+ * --timeout-ms N, --cancel-ms N (the watch says stop after that time), --slow-us N (each read
+ * takes that long more), --discard (outputs are hashed and dropped), --threads N (run the same N
+ * times at once). The result is printed as JSON; a failure as
  * {"error","detail","code","field","cause"}, exit status 1. */
 #include <errno.h>
 #include <fcntl.h>

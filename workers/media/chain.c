@@ -1,4 +1,5 @@
-/* Time stamps are counted here, from the samples themselves: what a file says of its time may have holes. */
+/* Time stamps are counted here, from the samples themselves: what a file says of its time may have
+ * holes. */
 #include "workers/media/chain.h"
 
 #include <libavfilter/avfilter.h>

@@ -8,7 +8,8 @@
 
 enum cover_kind { COVER_NONE, COVER_PNG, COVER_JPEG };
 
-/* What the bytes are by their own header, and the picture's size. COVER_NONE where they are neither, or claim no size. */
+/* What the bytes are by their own header, and the picture's size. COVER_NONE where they are
+ * neither, or claim no size. */
 enum cover_kind cover_look(const uint8_t *data, size_t len, int *width_out, int *height_out);
 
 #endif

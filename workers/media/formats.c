@@ -1,9 +1,10 @@
 /* libav's registries, with our list in them.
  *
- * libavformat and libavcodec are linked from their static archives. These functions stand in for the ones of their registry objects
- * (allformats.o, allcodecs.o, protocols.o …), so the linker never takes those, and with them some 130 shared libraries, all
- * network protocols and all video decoders stay out of the process that reads hostile files. It also starts in 2 ms
- * instead of 33. Stand-ins exist for the doors to what is left out; each refuses. See docs/internals/media.md. */
+ * libavformat and libavcodec are linked from their static archives. These functions stand in for
+ * the ones of their registry objects (allformats.o, allcodecs.o, protocols.o …), so the linker
+ * never takes those, and with them some 130 shared libraries, all network protocols and all video
+ * decoders stay out of the process that reads hostile files. It also starts in 2 ms instead of 33.
+ * Stand-ins exist for the doors to what is left out; each refuses. See docs/internals/media.md. */
 #include <libavcodec/avcodec.h>
 #include <libavcodec/bsf.h>
 #include <libavfilter/avfilter.h>
@@ -162,7 +163,8 @@ const AVBitStreamFilter *av_bsf_get_by_name(const char *name)
     return NULL;
 }
 
-/* ---- doors to what is left out; the prototypes are libav's internal ones, reduced to what matters ---- */
+/* ---- doors to what is left out; the prototypes are libav's internal ones, reduced to what
+ * matters ---- */
 
 const AVClass *ff_bsf_child_class_iterate(void **opaque);
 const AVClass *ff_urlcontext_child_class_iterate(void **opaque);
@@ -191,7 +193,8 @@ const AVClass *ff_urlcontext_child_class_iterate(void **opaque)
     return NULL;
 }
 
-/* No protocol at all: every attempt of a demuxer to open something else fails. The caller frees the empty list. */
+/* No protocol at all: every attempt of a demuxer to open something else fails. The caller frees
+ * the empty list. */
 const void **ffurl_get_protocols(const char *white, const char *black)
 {
     (void)white;
@@ -272,7 +275,8 @@ int ff_sdp_write_media(void)
     return AVERROR(ENOSYS);
 }
 
-/* Hardware and the soxr resampler: tables that libav looks into only when asked for such a thing, which nobody does. */
+/* Hardware and the soxr resampler: tables that libav looks into only when asked for such a thing,
+ * which nobody does. */
 enum { ABSENT_TABLE_BYTES = 512 };
 #define ABSENT_TABLE(name)                      \
     extern const char name[ABSENT_TABLE_BYTES]; \

@@ -1,5 +1,6 @@
-/* libFuzzer: any bytes as a file, through demuxer, decoder and every operation, with the link replaced by memory. The first byte chooses
- * the operation. The library code is not instrumented, but its heap is watched; ours is instrumented too. */
+/* libFuzzer: any bytes as a file, through demuxer, decoder and every operation, with the link
+ * replaced by memory. The first byte chooses the operation. The library code is not instrumented,
+ * but its heap is watched; ours is instrumented too. */
 #include <stdbool.h>
 
 #include <libavutil/log.h>

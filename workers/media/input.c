@@ -116,7 +116,8 @@ static enum media_fault open_format(struct input *in)
     return rc < 0 || in->format->probe_score < PROBE_SCORE_MIN ? MEDIA_FAULT_NOT_AUDIO : MEDIA_OK;
 }
 
-/* Cover art is copied as it stands and everything else is dropped, so nothing but audio is worth looking at. */
+/* Cover art is copied as it stands and everything else is dropped, so nothing but audio is worth
+ * looking at. */
 static void drop_other_streams(const struct input *in)
 {
     unsigned i;

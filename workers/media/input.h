@@ -1,7 +1,9 @@
-/* A source as audio: demuxed, decoded, bounded. The only door to libavformat's and libavcodec's reading side.
+/* A source as audio: demuxed, decoded, bounded. The only door to libavformat's and libavcodec's
+ * reading side.
  *
- * Functions return MEDIA_OK or a fault; the number that belongs to a fault (a sample rate …) is input_value(). What a file claims is
- * checked before it is believed, and the length again while decoding. */
+ * Functions return MEDIA_OK or a fault; the number that belongs to a fault (a sample rate …) is
+ * input_value(). What a file claims is checked before it is believed, and the length again while
+ * decoding. */
 #ifndef WORKERS_MEDIA_INPUT_H
 #define WORKERS_MEDIA_INPUT_H
 
@@ -30,8 +32,8 @@ struct input_info {
     int bit_depth; /* 0 for lossy codecs */
 };
 
-/* Read the headers of a source and open its decoder; what the file claims is within bounds afterwards. The caller owns *input_out,
- * also after a fault, and ends it with input_close(). */
+/* Read the headers of a source and open its decoder; what the file claims is within bounds
+ * afterwards. The caller owns *input_out, also after a fault, and ends it with input_close(). */
 enum media_fault input_open(struct link *l, uint32_t source, int64_t size, int64_t duration_max_s,
                             struct input **input_out);
 
@@ -41,12 +43,13 @@ void input_close(struct input **input);
 /* What is known of it. */
 const struct input_info *input_info(const struct input *in);
 
-/* Next decoded frame, always in the format, rate and layout of the first. NULL in *frame_out is the end. Damaged packets are
- * skipped; MEDIA_FAULT_CORRUPT at the end where nothing could be decoded. The frame is good until the next call. */
+/* Next decoded frame, always in the format, rate and layout of the first. NULL in *frame_out is
+ * the end. Damaged packets are skipped; MEDIA_FAULT_CORRUPT at the end where nothing could be
+ * decoded. The frame is good until the next call. */
 enum media_fault input_next(struct input *in, const AVFrame **frame_out);
 
-/* Count the duration by reading all packets, then go back to the start. For files without a length, small enough to
- * be read whole. */
+/* Count the duration by reading all packets, then go back to the start. For files without a
+ * length, small enough to be read whole. */
 enum media_fault input_scan_duration(struct input *in);
 
 /* Samples per channel that input_next() has given. */

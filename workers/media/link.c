@@ -1,5 +1,6 @@
-/* One socket for words, one mapping for bytes. A source is read block by block: the parent says where in the mapping a block
- * stands, and we ask again only when we need bytes from outside of it. */
+/* One socket for words, one mapping for bytes. A source is read block by block: the parent says
+ * where in the mapping a block stands, and we ask again only when we need bytes from outside of
+ * it. */
 #include "workers/media/link.h"
 
 #include <errno.h>

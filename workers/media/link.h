@@ -1,7 +1,8 @@
 /* The child's end of the protocol of lib/media_proto.h.
  *
- * There is one link per process and one job per link. A parent that is gone or breaks the protocol ends the process at once: there is
- * nobody left to tell. Everything here blocks until the parent answers. */
+ * There is one link per process and one job per link. A parent that is gone or breaks the protocol
+ * ends the process at once: there is nobody left to tell. Everything here blocks until the parent
+ * answers. */
 #ifndef WORKERS_MEDIA_LINK_H
 #define WORKERS_MEDIA_LINK_H
 
@@ -12,8 +13,8 @@
 
 struct link;
 
-/* Take the job from the parent and map the shared memory. The start lives as long as the link; *params_out is a
- * NUL-terminated text of "name=value\n" lines. */
+/* Take the job from the parent and map the shared memory. The start lives as long as the link;
+ * *params_out is a NUL-terminated text of "name=value\n" lines. */
 struct link *link_open(const struct media_start **start_out, const char **params_out);
 
 /* Copy up to len bytes of a source from offset; fewer only at its end, 0 there. */

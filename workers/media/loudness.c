@@ -1,4 +1,4 @@
-/* The ebur128 filter writes the loudness so far onto each of its frames; the last one has it all. */
+/* The ebur128 filter writes the loudness so far onto each frame; the last one has it all. */
 #include "workers/media/loudness.h"
 
 #include "workers/media/chain.h"

@@ -6,7 +6,8 @@
 
 enum { LOUDNESS_SILENT = -70 }; /* EBU R128's gate: nothing louder was found */
 
-/* Decode source number source whole and measure its integrated loudness in LUFS (EBU R128). Tells progress from 0 to percent_max. */
+/* Decode source number source whole and measure its integrated loudness in LUFS (EBU R128). Tells
+ * progress from 0 to percent_max. */
 enum media_fault loudness_measure(struct op *op, uint32_t source, int percent_max,
                                   double *lufs_out);
 

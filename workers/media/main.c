@@ -1,6 +1,7 @@
 /* maxbooster-media: take one job from the parent, lock the door, do it, end.
  *
- * Nothing of the input is touched before the sandbox is closed. The process ends without tidying up: its memory goes with it. */
+ * Nothing of the input is touched before the sandbox is closed. The process ends without tidying
+ * up: its memory goes with it. */
 #include <libavutil/log.h>
 #include <sys/socket.h>
 #include <unistd.h>

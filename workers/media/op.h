@@ -10,19 +10,22 @@
 struct op {
     struct link *link;
     const struct media_start *start;
-    const char *params; /* params.h */
+    const char *params;            /* params.h */
     char result[MEDIA_RESULT_MAX]; /* JSON object, to be written by the operation */
-    int64_t value;      /* number that belongs to the fault */
-    const char *param;  /* name of the parameter, for MEDIA_FAULT_PARAM */
+    int64_t value;                 /* number that belongs to the fault */
+    const char *param;             /* name of the parameter, for MEDIA_FAULT_PARAM */
 };
 
-/* Result: {"container","codec","durationMs","sampleRate","channels","bitDepth","bitRate"}. Needs one source. */
+/* Result: {"container","codec","durationMs","sampleRate","channels","bitDepth","bitRate"}. Needs
+ * one source. */
 enum media_fault op_probe(struct op *op);
 
-/* Result: {"durationMs","sampleRate","channels","files":[{"output","format","samplesPerPixel"}]}. Needs one source. */
+/* Result: {"durationMs","sampleRate","channels","files":[{"output","format","samplesPerPixel"}]}.
+ * Needs one source. */
 enum media_fault op_waveform(struct op *op);
 
-/* Result: {"output","format","codec","sampleRate","channels","bitDepth","durationMs"}. Needs one source. */
+/* Result: {"output","format","codec","sampleRate","channels","bitDepth","durationMs"}. Needs one
+ * source. */
 enum media_fault op_convert(struct op *op);
 
 #endif

@@ -1,4 +1,5 @@
-/* decode → filters (loudness, rate, channels, format, frame size) → encode → mux, one frame at a time. */
+/* decode → filters (loudness, rate, channels, format, frame size) → encode → mux, one frame at a
+ * time. */
 #include <libavutil/channel_layout.h>
 
 #include "workers/media/chain.h"
@@ -123,8 +124,8 @@ static bool wants_dither(const struct convert *c, enum AVSampleFormat from)
            av_get_packed_sample_fmt(from) == AV_SAMPLE_FMT_S32 && input_info(c->in)->bit_depth > 16;
 }
 
-/* Loudness by a plain gain, which leaves the music's dynamics alone; what it lifts over full scale is limited, with room for
- * peaks between samples. */
+/* Loudness by a plain gain, which leaves the music's dynamics alone; what it lifts over full scale
+ * is limited, with room for peaks between samples. */
 static int describe_chain(const struct convert *c, char *text, size_t size)
 {
     const AVCodecContext *codec = output_codec(c->out);

@@ -1,4 +1,5 @@
-/* All zooms and the picture from one decode. Frames are brought to 16 bits block by block, in the cache, and forgotten. */
+/* All zooms and the picture from one decode. Frames are brought to 16 bits block by block, in the
+ * cache, and forgotten. */
 #include <libavutil/samplefmt.h>
 
 #include "workers/media/input.h"

@@ -1,5 +1,6 @@
-/* Muxers write a header, the audio, and in the end correct the header (sizes, counts, hash, seek table). Appending and correcting are
- * two messages of the link; all corrections lie within the first MEDIA_REWRITABLE bytes, which the picture's bound sees to. */
+/* Muxers write a header, the audio, and in the end correct the header (sizes, counts, hash, seek
+ * table). Appending and correcting are two messages of the link; all corrections lie within the
+ * first MEDIA_REWRITABLE bytes, which the picture's bound sees to. */
 #include "workers/media/output.h"
 
 #include <libavutil/avstring.h>
@@ -279,7 +280,8 @@ static enum media_fault write_cover(struct output *out)
 
 /* ---- encoder and muxer ---- */
 
-/* Our scale (10 is best) in the encoder's words. AAC and Opus have no quality of their own worth using: a bit rate stands for it. */
+/* Our scale (10 is best) in the encoder's words. AAC and Opus have no quality of their own worth
+ * using: a bit rate stands for it. */
 static void set_quality(AVCodecContext *codec, const struct output_settings *s)
 {
     const char *name = s->format->encoder;
@@ -349,7 +351,8 @@ static enum media_fault try_codec(struct output *out, const struct output_settin
     return rc == AVERROR(ENOMEM) ? MEDIA_FAULT_MEMORY : rc < 0 ? MEDIA_FAULT_PARAM : MEDIA_OK;
 }
 
-/* What bit rates an encoder takes depends on rate and channels in ways of its own: take the nearest that it does. */
+/* What bit rates an encoder takes depends on rate and channels in ways of its own: take the
+ * nearest that it does. */
 static enum media_fault open_codec(struct output *out, const struct output_settings *s)
 {
     enum media_fault f = try_codec(out, s, s->bit_rate);
@@ -384,10 +387,11 @@ static enum media_fault open_muxer(struct output *out, const struct output_setti
     return MEDIA_OK;
 }
 
-/* ---- m4a: its index (moov) goes to the start, so that players and pipes need not wait for the end ---- */
+/* ---- m4a: its index (moov) goes to the start, so that players and pipes need not wait for the
+ * end ---- */
 
-/* Most bytes of the index for that many packets: sizes (4 each), places of chunks of at most 1 MiB (a packet has under 8 KiB),
- * descriptors. */
+/* Most bytes of the index for that many packets: sizes (4 each), places of chunks of at most 1 MiB
+ * (a packet has under 8 KiB), descriptors. */
 static int64_t index_bytes(const struct output *out, int64_t packets)
 {
     return out->index_fixed + packets * 4 + (packets / 100 + 2) * 16;
@@ -407,7 +411,8 @@ static void plan_index(struct output *out, const struct output_settings *s, AVDi
     }
 }
 
-/* The audio was longer than its file had said: the index goes to the end after all, and its room is marked as free. */
+/* The audio was longer than its file had said: the index goes to the end after all, and its room
+ * is marked as free. */
 static enum media_fault give_up_index(struct output *out)
 {
     const uint8_t box[8] = {(uint8_t)(out->index_room >> 24),

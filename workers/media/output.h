@@ -1,6 +1,8 @@
-/* An encoded file as an output of the link. The only door to libavformat's and libavcodec's writing side.
+/* An encoded file as an output of the link. The only door to libavformat's and libavcodec's
+ * writing side.
  *
- * Usage: output_open(), output_frame() for all audio, output_end(). Functions return MEDIA_OK or a fault. */
+ * Usage: output_open(), output_frame() for all audio, output_end(). Functions return MEDIA_OK or a
+ * fault. */
 #ifndef WORKERS_MEDIA_OUTPUT_H
 #define WORKERS_MEDIA_OUTPUT_H
 
@@ -16,13 +18,13 @@ struct output;
 
 /* What a file format is made of. */
 struct output_format {
-    const char *name;    /* of the API */
+    const char *name; /* of the API */
     const char *muxer;
     const char *encoder; /* NULL: PCM, chosen by bit depth */
     bool lossy;
-    bool cover;          /* takes a picture */
+    bool cover; /* takes a picture */
     int rate_max;
-    int rate_usual;      /* where none is asked for; 0: the input's */
+    int rate_usual; /* where none is asked for; 0: the input's */
 };
 
 /* The row of a format's name, NULL where there is none. */
@@ -43,22 +45,26 @@ struct output_settings {
 /* The encoder that the settings' format and depth ask for. */
 const AVCodec *output_encoder(const struct output_format *format, int bit_depth);
 
-/* The rate that an encoder can do which is nearest to the wanted one, preferring not to lose anything. */
+/* The rate that an encoder can do which is nearest to the wanted one, preferring not to lose
+ * anything. */
 int output_rate(const struct output_format *format, const AVCodec *encoder, int wanted);
 
-/* A layout of that many channels that the encoder can do, like the given one where it fits. False: none. */
+/* A layout of that many channels that the encoder can do, like the given one where it fits. False:
+ * none. */
 bool output_layout(const AVCodec *encoder, int channels, const AVChannelLayout *like,
                    AVChannelLayout *layout_out);
 
-/* Begin output number index: encoder, muxer, header. The caller owns *output_out, also after a fault, and ends it with
- * output_close(). MEDIA_FAULT_PARAM where the encoder refuses the settings. */
+/* Begin output number index: encoder, muxer, header. The caller owns *output_out, also after a
+ * fault, and ends it with output_close(). MEDIA_FAULT_PARAM where the encoder refuses the
+ * settings. */
 enum media_fault output_open(struct link *l, uint32_t index, const struct output_settings *settings,
                              struct output **output_out);
 
 /* The encoder's context: format, frame size (0: any). */
 const AVCodecContext *output_codec(const struct output *out);
 
-/* Encode a frame (of the encoder's format and size; the last may be shorter) and write what comes out. Its time stamp is set here. */
+/* Encode a frame (of the encoder's format and size; the last may be shorter) and write what comes
+ * out. Its time stamp is set here. */
 enum media_fault output_frame(struct output *out, AVFrame *frame);
 
 /* Flush, write the trailer, finish the output. */

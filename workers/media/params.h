@@ -1,4 +1,5 @@
-/* The parameters of a job: "name=value" lines, arrays as name.0, name.1 …, objects as name.member. Pure look-ups in the text. */
+/* The parameters of a job: "name=value" lines, arrays as name.0, name.1 …, objects as name.member.
+ * Pure look-ups in the text. */
 #ifndef WORKERS_MEDIA_PARAMS_H
 #define WORKERS_MEDIA_PARAMS_H
 
@@ -9,7 +10,8 @@
 /* Copy the value of name (with its NUL). False: not there, or longer than size allows. */
 bool params_text(const char *params, const char *name, char *out, size_t size);
 
-/* The value as a whole number. *out stays as it is where there is none; false: there, but not a number in the range. */
+/* The value as a whole number. *out stays as it is where there is none; false: there, but not a
+ * number in the range. */
 bool params_i64(const char *params, const char *name, int64_t least, int64_t most, int64_t *out);
 
 /* The same for any number. */

@@ -1,5 +1,5 @@
-/* The inner loops are written for the vectorizer (this file alone is built at -O3); everything around them runs once per
- * pixel. */
+/* The inner loops are written for the vectorizer (this file alone is built at -O3); everything
+ * around them runs once per pixel. */
 #ifndef __clang__
 #pragma GCC optimize("O3")
 #endif
@@ -97,7 +97,8 @@ void peaks_from_s32(const int32_t *in, size_t stride, size_t len, int16_t *out)
     }
 }
 
-/* NaN counts as silence; the comparisons come before the conversion, which is undefined out of range. */
+/* NaN counts as silence; the comparisons come before the conversion, which is undefined out of
+ * range. */
 static int16_t from_float(float x)
 {
     x = x == x ? x * 32767.0f : 0.0f;

@@ -1,8 +1,9 @@
-/* Smallest and largest sample of every run of samples: audiowaveform's numbers, and the outline of a picture. Pure computation;
- * no libav in here.
+/* Smallest and largest sample of every run of samples: audiowaveform's numbers, and the outline of
+ * a picture. Pure computation; no libav in here.
  *
- * Byte-exact with audiowaveform (WaveformGenerator) for integer PCM: samples are cut to 16 bits, mono is the sum of the channels divided
- * by their number towards zero, a last incomplete run counts. */
+ * Byte-exact with audiowaveform (WaveformGenerator) for integer PCM: samples are cut to 16 bits,
+ * mono is the sum of the channels divided by their number towards zero, a last incomplete run
+ * counts. */
 #ifndef WORKERS_MEDIA_PEAKS_H
 #define WORKERS_MEDIA_PEAKS_H
 
@@ -21,7 +22,8 @@ uint64_t peaks_energy(const int16_t *samples, size_t len);
 /* out[i] = sum over the channels / n_channels, towards zero. */
 void peaks_mix(const int16_t *const *channels, size_t n_channels, size_t len, int16_t *out);
 
-/* Every stride-th sample as 16 bits. Integers are cut, floats are scaled by 32767, cut towards zero and clipped. */
+/* Every stride-th sample as 16 bits. Integers are cut, floats are scaled by 32767, cut towards
+ * zero and clipped. */
 void peaks_from_u8(const uint8_t *in, size_t stride, size_t len, int16_t *out);
 void peaks_from_s16(const int16_t *in, size_t stride, size_t len, int16_t *out);
 void peaks_from_s32(const int32_t *in, size_t stride, size_t len, int16_t *out);
@@ -32,10 +34,10 @@ void peaks_from_double(const double *in, size_t stride, size_t len, int16_t *out
 struct zoom {
     int64_t samples_per_pixel;
     size_t n_channels;
-    int64_t count;               /* samples in the current run */
+    int64_t count; /* samples in the current run */
     int16_t min[PEAKS_CHANNELS_MAX], max[PEAKS_CHANNELS_MAX];
-    int16_t *data;               /* min, max, interleaved by channel */
-    size_t length, room;         /* runs */
+    int16_t *data;       /* min, max, interleaved by channel */
+    size_t length, room; /* runs */
 };
 
 /* Begin; samples_per_pixel > 0. Ends with zoom_done(). */
@@ -50,7 +52,8 @@ bool zoom_end(struct zoom *z);
 /* Free the list. */
 void zoom_done(struct zoom *z);
 
-/* The whole piece in a bounded number of equal columns, whatever its length: runs double in length as they fill up. */
+/* The whole piece in a bounded number of equal columns, whatever its length: runs double in length
+ * as they fill up. */
 enum { OUTLINE_MAX = 32768 };
 
 struct outline_run {
@@ -60,8 +63,8 @@ struct outline_run {
 
 struct outline {
     size_t n_channels;
-    int64_t per_run, count; /* samples of a full run, and in the current one */
-    size_t length;          /* full runs */
+    int64_t per_run, count;   /* samples of a full run, and in the current one */
+    size_t length;            /* full runs */
     struct outline_run *runs; /* OUTLINE_MAX + 1 per channel, channel after channel */
 };
 
@@ -71,7 +74,8 @@ bool outline_init(struct outline *o, size_t n_channels);
 /* Add len samples of each channel. */
 void outline_add(struct outline *o, const int16_t *const *channels, size_t len);
 
-/* Columns of a channel for a picture: min, max and root mean square of each of width columns. False: there was no sample. */
+/* Columns of a channel for a picture: min, max and root mean square of each of width columns.
+ * False: there was no sample. */
 struct outline_column {
     float min, max, rms; /* -1 … 1 */
 };

@@ -1,5 +1,6 @@
-/* One byte a pixel: the palette holds every mix of background and waveform and of waveform and loudness that smoothing needs,
- * which makes a picture a tenth of the size of true colour and as quick to pack. */
+/* One byte a pixel: the palette holds every mix of background and waveform and of waveform and
+ * loudness that smoothing needs, which makes a picture a tenth of the size of true colour and as
+ * quick to pack. */
 #include "workers/media/picture.h"
 
 #include <math.h>
@@ -22,7 +23,8 @@ static uint8_t blend(uint8_t from, uint8_t to, int step)
     return (uint8_t)((from * (STEPS - step) + to * step + STEPS / 2) / STEPS);
 }
 
-/* The loudness is the waveform's colour, a third of the way to white (dark background) or to the background's side. */
+/* The loudness is the waveform's colour, a third of the way to white (dark background) or to the
+ * background's side. */
 static void loud_color(const struct picture *p, uint8_t out[4])
 {
     bool dark = p->background[3] > 127 &&

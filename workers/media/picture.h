@@ -18,8 +18,9 @@ struct picture {
 /* Called with pieces of the PNG file, in order. */
 typedef void picture_write(void *context, const void *data, size_t len);
 
-/* Draw each channel of the outline in a row of its own: the range of each column, over it its loudness (RMS) in a shade towards the
- * background, edges smoothed. Two equal outlines give two equal files. False: no memory. */
+/* Draw each channel of the outline in a row of its own: the range of each column, over it its
+ * loudness (RMS) in a shade towards the background, edges smoothed. Two equal outlines give two
+ * equal files. False: no memory. */
 bool picture_draw(const struct picture *p, const struct outline *o, picture_write *write,
                   void *context);
 

@@ -1,5 +1,5 @@
-/* A white list: what is not named here kills the process. Decoding needs memory and nothing else; all bytes come and go
- * by one socket and one mapping that exist already. */
+/* A white list: what is not named here kills the process. Decoding needs memory and nothing else;
+ * all bytes come and go by one socket and one mapping that exist already. */
 #include "workers/media/sandbox.h"
 
 #include <seccomp.h>
@@ -137,7 +137,8 @@ static bool allow_sanitizer(scmp_filter_ctx filter)
 
 static bool allow_bounded(scmp_filter_ctx filter)
 {
-    /* Words on our socket only, to nowhere but its other end; send() and recv() are these calls without an address. */
+    /* Words on our socket only, to nowhere but its other end; send() and recv() are these calls
+     * without an address. */
     if (seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(sendto), 2,
                          SCMP_A0(SCMP_CMP_EQ, MEDIA_FD_SOCKET), SCMP_A4(SCMP_CMP_EQ, 0)) != 0 ||
         seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(recvfrom), 2,

@@ -1,4 +1,5 @@
-/* Each try runs in a process of its own, behind the locked door: it must be killed, or refused where memory is asked for. */
+/* Each try runs in a process of its own, behind the locked door: it must be killed, or refused
+ * where memory is asked for. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -28,7 +29,7 @@ enum { SANITIZED = 0 };
 
 enum { CPU_S = 5, ROOM = 64 << 20, EXIT_LOCKED_OUT = 77 };
 
-/* How a process ends that does this once the door is locked: its exit status, or minus the signal. */
+/* How a process ends that does this behind the locked door: exit status, or minus the signal. */
 static int locked_in(long (*deed)(void))
 {
     int sockets[2], status;
