@@ -543,6 +543,48 @@ enum err s3_list(struct scope *sc, const char *prefix, const char *start_after,
     return call_end(&c, e);
 }
 
+/* The page with its texts in the scope's arena. */
+static enum err take_open(struct call *c, struct s3_open **items_out, size_t *n_out,
+                          bool *more_out)
+{
+    struct s3_open *items;
+    size_t n, i;
+
+    if (!s3_xml_open(c->scratch, c->reply.body, c->reply.body_len, &items, &n, more_out)) {
+        return bad_reply(c, "is no list of uploads");
+    }
+    *items_out = arena_array(c->sc->arena, struct s3_open, n);
+    *n_out = n;
+    for (i = 0; i < n; i++) {
+        (*items_out)[i].key = arena_strdup(c->sc->arena, items[i].key);
+        (*items_out)[i].upload_id = arena_strdup(c->sc->arena, items[i].upload_id);
+        (*items_out)[i].begun_ms = items[i].begun_ms;
+    }
+    return OK;
+}
+
+enum err s3_multipart_open(struct scope *sc, const struct s3_open *after,
+                           struct s3_open **items_out, size_t *n_out, bool *more_out)
+{
+    struct call c;
+    enum err e;
+
+    call_begin(&c, sc, "GET", NULL);
+    call_query(&c, "uploads", "");
+    call_query(&c, "encoding-type", "url");
+    call_query(&c, "max-uploads", arena_printf(c.scratch, "%d", PAGE_ITEMS));
+    if (after != NULL) {
+        call_query(&c, "key-marker", after->key);
+        call_query(&c, "upload-id-marker", after->upload_id);
+    }
+    c.reply_max = XML_REPLY_MAX_BYTES;
+    e = call_run(&c);
+    if (e == OK) {
+        e = take_open(&c, items_out, n_out, more_out);
+    }
+    return call_end(&c, e);
+}
+
 enum err s3_ping(struct scope *sc, int64_t limit_ms, int64_t *latency_ms_out)
 {
     int64_t began_ms = clock_mono_ms();

@@ -76,6 +76,16 @@ MUST_USE enum err s3_multipart_complete(struct scope *sc, const char *key, const
 /* Drop the upload and its parts; OK where it is gone already. */
 MUST_USE enum err s3_multipart_abort(struct scope *sc, const char *key, const char *upload_id);
 
+/* A multipart upload that is neither completed nor aborted. */
+struct s3_open {
+    const char *key, *upload_id;
+    int64_t begun_ms;
+};
+
+/* Up to 1000 open uploads, in order of key, behind after (NULL: from the start). */
+MUST_USE enum err s3_multipart_open(struct scope *sc, const struct s3_open *after,
+                                    struct s3_open **items_out, size_t *n_out, bool *more_out);
+
 struct s3_listed {
     const char *key;
     int64_t size;

@@ -293,6 +293,68 @@ bool s3_xml_list(struct arena *a, const char *xml, size_t len, struct s3_listed 
     return true;
 }
 
+struct openings {
+    struct s3_open *items;
+    size_t n;
+    struct s3_open next;
+    bool is_truncated, is_encoded, is_seen;
+};
+
+static bool on_open_element(struct reader *r, const char *path, const char *text)
+{
+    struct openings *o = r->result;
+    const char *name;
+
+    if (!has_prefix(path, "/ListMultipartUploadsResult")) {
+        return false;
+    }
+    name = path + strlen("/ListMultipartUploadsResult");
+    if (name[0] == '\0') {
+        o->is_seen = true;
+    } else if (strcmp(name, "/IsTruncated") == 0) {
+        o->is_truncated = strcmp(text, "true") == 0;
+    } else if (strcmp(name, "/EncodingType") == 0) {
+        o->is_encoded = strcmp(text, "url") == 0;
+    } else if (strcmp(name, "/Upload/Key") == 0) {
+        o->next.key = arena_strdup(r->arena, text);
+    } else if (strcmp(name, "/Upload/UploadId") == 0) {
+        o->next.upload_id = arena_strdup(r->arena, text);
+    } else if (strcmp(name, "/Upload/Initiated") == 0) {
+        return clock_parse(text, &o->next.begun_ms);
+    } else if (strcmp(name, "/Upload") == 0) {
+        if (o->n == ITEMS_MAX || o->next.key == NULL || o->next.upload_id == NULL) {
+            return false;
+        }
+        o->items[o->n++] = o->next;
+        o->next = (struct s3_open){0};
+    }
+    return true;
+}
+
+bool s3_xml_open(struct arena *a, const char *xml, size_t len, struct s3_open **items_out,
+                 size_t *n_out, bool *more_out)
+{
+    struct openings o = {.items = arena_array(a, struct s3_open, ITEMS_MAX)};
+    size_t i, kept = 0;
+
+    if (!read_xml(a, xml, len, on_open_element, &o) || !o.is_seen) {
+        return false;
+    }
+    for (i = 0; i < o.n; i++) {
+        const char *key = o.items[i].key;
+
+        key = o.is_encoded ? percent_decode(a, key, strlen(key), true) : key;
+        if (key != NULL) {
+            o.items[kept] = o.items[i];
+            o.items[kept++].key = key;
+        }
+    }
+    *items_out = o.items;
+    *n_out = kept;
+    *more_out = o.is_truncated && kept > 0;
+    return true;
+}
+
 /* ETags are S3's own words, but they pass through callers: escape them. */
 static void add_xml_text(struct strbuf *out, const char *text)
 {

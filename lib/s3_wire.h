@@ -54,6 +54,10 @@ bool s3_xml_parts(struct arena *a, const char *xml, size_t len, struct s3_part *
 bool s3_xml_list(struct arena *a, const char *xml, size_t len, struct s3_listed **items_out,
                  size_t *n_out, bool *more_out);
 
+/* One page of ListMultipartUploadsResult with URL-encoded keys. False: not one, or more than 1000. */
+bool s3_xml_open(struct arena *a, const char *xml, size_t len, struct s3_open **items_out,
+                 size_t *n_out, bool *more_out);
+
 /* The body of CompleteMultipartUpload. */
 struct strbuf s3_xml_complete(struct arena *a, const struct s3_part *parts, size_t n);
 

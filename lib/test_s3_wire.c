@@ -269,6 +269,32 @@ static void test_listing_is_read_and_decoded(void **state)
     assert_false(s3_xml_list(a, "<ListBucketResult", 17, &items, &n, &is_more));
 }
 
+static void test_open_uploads_are_read(void **state)
+{
+    static const char xml[] =
+        "<ListMultipartUploadsResult" XMLNS "><EncodingType>url</EncodingType>"
+        "<Upload><Key>a%2Fb%20c</Key><UploadId>u-1</UploadId>"
+        "<Initiated>2026-11-23T14:02:23.000Z</Initiated></Upload>"
+        "<IsTruncated>true</IsTruncated></ListMultipartUploadsResult>";
+    static const char nameless[] =
+        "<ListMultipartUploadsResult><Upload><Key>k</Key></Upload></ListMultipartUploadsResult>";
+    struct arena *a = *state;
+    struct s3_open *items;
+    int64_t wall_ms;
+    bool is_more;
+    size_t n;
+
+    assert_true(s3_xml_open(a, xml, strlen(xml), &items, &n, &is_more));
+    assert_int_equal(n, 1);
+    assert_string_equal(items[0].key, "a/b c");
+    assert_string_equal(items[0].upload_id, "u-1");
+    assert_true(clock_parse("2026-11-23T14:02:23Z", &wall_ms));
+    assert_int_equal(items[0].begun_ms, wall_ms);
+    assert_true(is_more);
+    assert_false(s3_xml_open(a, nameless, strlen(nameless), &items, &n, &is_more));
+    assert_false(s3_xml_open(a, "<ListBucketResult/>", 19, &items, &n, &is_more));
+}
+
 static void test_page_of_more_than_a_thousand_is_refused(void **state)
 {
     struct arena *a = *state;
@@ -342,6 +368,7 @@ int main(void)
         TEST(test_parts_are_read),
         TEST(test_parts_that_make_no_sense_are_refused),
         TEST(test_listing_is_read_and_decoded),
+        TEST(test_open_uploads_are_read),
         TEST(test_page_of_more_than_a_thousand_is_refused),
         TEST(test_completion_document_is_escaped),
         TEST(test_back_off_doubles_up_to_its_bound_with_full_jitter),

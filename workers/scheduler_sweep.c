@@ -257,6 +257,47 @@ static void sweep_temp(struct arena *arena)
     }
 }
 
+/* No upload of ours is still in use at this age: not a client's, not one of a job that runs. */
+static int64_t longest_upload_ms(void)
+{
+    int64_t longest = config()->upload_ttl_s * 1000;
+    enum job_kind kind;
+
+    for (kind = 0; kind < JOB__COUNT; kind++) {
+        int64_t timeout_ms = job_limits(kind).timeout_ms;
+
+        longest = timeout_ms > longest ? timeout_ms : longest;
+    }
+    return longest;
+}
+
+/* Multipart uploads without a row: a worker was killed while it stored an output. */
+static void sweep_multiparts(struct arena *arena)
+{
+    int64_t before = clock_wall_ms() - longest_upload_ms(), n_done = 0;
+    struct s3_open *items, *after = NULL;
+    bool has_more = true;
+    struct scope sc;
+    enum err e = OK;
+    size_t n, i;
+    int page;
+
+    arena_reset(arena);
+    scope_init(&sc, arena, LIMIT_MS);
+    for (page = 0; page < PAGES_MAX && e == OK && has_more && !scheduler_stopping(); page++) {
+        e = s3_multipart_open(&sc, after, &items, &n, &has_more);
+        for (i = 0; e == OK && i < n; i++) {
+            after = &items[i];
+            if (after->begun_ms < before) {
+                e = s3_multipart_abort(&sc, after->key, after->upload_id);
+                n_done += e == OK;
+            }
+        }
+    }
+    tell("multiparts", -1, n_done, e, &sc);
+    scope_done(&sc);
+}
+
 void sweep_round(struct arena *arena)
 {
     static int64_t next_mono_ms;
@@ -270,6 +311,7 @@ void sweep_round(struct arena *arena)
     }
     if (!scheduler_stopping()) {
         sweep_temp(arena);
+        sweep_multiparts(arena);
     }
     next_mono_ms = clock_mono_ms() + config()->sweep_interval_s * 1000;
 }
