@@ -1,6 +1,7 @@
 """The queue's scripts against a real Redis, and workers and schedulers against their failures.
 
-Needs no stack: the servers are private. Jobs are mails, since a mail server can hold one for as long as a test likes."""
+Needs no stack: the servers are private. Jobs are mails, since a mail server can hold one for as
+long as a test likes."""
 import hashlib
 import os
 import random
@@ -572,9 +573,9 @@ def test_unwanted_objects_are_swept_and_wanted_ones_stay(lab, gateway, tmp_path)
     files = {what: queuelab.owned_id(user) for what in ("verified", "pending", "deleted", "open")}
     for what, file in files.items():
         lab.postgres.sql(
-            queuelab.shard_of(file), "INSERT INTO audio_files (id, user_id, key, status, file_name, "
-            "content_type, size_bytes, updated_at, deleted_at) VALUES (%s, %s, %s, %s, 'a', 'b', 1, "
-            "now() - interval '2 min', %s)", file, user, f"audio/{user}/{file}.mp3",
+            queuelab.shard_of(file), "INSERT INTO audio_files (id, user_id, key, status, "
+            "file_name, content_type, size_bytes, updated_at, deleted_at) "
+            "VALUES (%s, %s, %s, %s, 'a', 'b', 1, now() - interval '2 min', %s)", file, user, f"audio/{user}/{file}.mp3",
             "pending" if what in ("pending", "open") else "verified",
             "2026-01-01" if what == "deleted" else None)
         s3.put_object(Bucket=bucket, Key=f"audio/{user}/{file}.mp3", Body=b"x")
@@ -585,9 +586,9 @@ def test_unwanted_objects_are_swept_and_wanted_ones_stay(lab, gateway, tmp_path)
         uploads[what] = s3.create_multipart_upload(Bucket=bucket, Key=key)["UploadId"]
         file = files["open" if what == "open" else "pending"]
         lab.postgres.sql(
-            queuelab.shard_of(file), "INSERT INTO uploads (id, user_id, file_id, key, s3_upload_id, "
-            "content_type, file_name, size_bytes, part_bytes, expires_at) VALUES (%s, %s, %s, %s, "
-            "%s, 'a', 'b', 1, 1, now() + %s::interval)", queuelab.owned_id(user), user, file, key,
+            queuelab.shard_of(file), "INSERT INTO uploads (id, user_id, file_id, key, "
+            "s3_upload_id, content_type, file_name, size_bytes, part_bytes, expires_at) "
+            "VALUES (%s, %s, %s, %s, %s, 'a', 'b', 1, 1, now() + %s::interval)", queuelab.owned_id(user), user, file, key,
             uploads[what], interval)
     for name in ("old", "new"):
         s3.put_object(Bucket=bucket, Key=f"temp/job/{name}", Body=b"x")

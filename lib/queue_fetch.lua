@@ -16,7 +16,8 @@ for i = 1, #KEYS - 6 do
     local t = {name = name, ready = KEYS[6 + i],
                limit = tonumber(ARGV[a + 1]), cost = tonumber(ARGV[a + 2])}
     types[i], by_name[name] = t, t
-    fields[3 * i + 1], fields[3 * i + 2], fields[3 * i + 3] = 'v:' .. name, 'h:' .. name, 'r:' .. name
+    fields[3 * i + 1], fields[3 * i + 2] = 'v:' .. name, 'h:' .. name
+    fields[3 * i + 3] = 'r:' .. name
 end
 local m = call('HMGET', meta, unpack(fields))
 local epoch, paused, gv = m[1], m[2] == '1', tonumber(m[3] or 0)
@@ -87,7 +88,8 @@ for _, id in ipairs(late) do
     end
 end
 
--- The type whose turn comes first, of those that are asked for, have work and are below their limit.
+-- The type whose turn comes first, of those that are asked for, have work and are below their
+-- limit.
 local function next_type()
     local best
     for _, t in ipairs(types) do

@@ -1,4 +1,4 @@
-"""The job queue by itself: a private Redis, PostgreSQL and mail server, the queue's driver, workers and schedulers."""
+"""The job queue by itself: a private Redis, PostgreSQL and mail server, workers, schedulers."""
 import asyncio
 import collections
 import contextlib
