@@ -575,7 +575,8 @@ def test_unwanted_objects_are_swept_and_wanted_ones_stay(lab, gateway, tmp_path)
         lab.postgres.sql(
             queuelab.shard_of(file), "INSERT INTO audio_files (id, user_id, key, status, "
             "file_name, content_type, size_bytes, updated_at, deleted_at) "
-            "VALUES (%s, %s, %s, %s, 'a', 'b', 1, now() - interval '2 min', %s)", file, user, f"audio/{user}/{file}.mp3",
+            "VALUES (%s, %s, %s, %s, 'a', 'b', 1, now() - interval '2 min', %s)",
+            file, user, f"audio/{user}/{file}.mp3",
             "pending" if what in ("pending", "open") else "verified",
             "2026-01-01" if what == "deleted" else None)
         s3.put_object(Bucket=bucket, Key=f"audio/{user}/{file}.mp3", Body=b"x")
@@ -588,8 +589,8 @@ def test_unwanted_objects_are_swept_and_wanted_ones_stay(lab, gateway, tmp_path)
         lab.postgres.sql(
             queuelab.shard_of(file), "INSERT INTO uploads (id, user_id, file_id, key, "
             "s3_upload_id, content_type, file_name, size_bytes, part_bytes, expires_at) "
-            "VALUES (%s, %s, %s, %s, %s, 'a', 'b', 1, 1, now() + %s::interval)", queuelab.owned_id(user), user, file, key,
-            uploads[what], interval)
+            "VALUES (%s, %s, %s, %s, %s, 'a', 'b', 1, 1, now() + %s::interval)",
+            queuelab.owned_id(user), user, file, key, uploads[what], interval)
     for name in ("old", "new"):
         s3.put_object(Bucket=bucket, Key=f"temp/job/{name}", Body=b"x")
     orphan = s3.create_multipart_upload(Bucket=bucket, Key=f"audio/{user}/killed.flac")["UploadId"]
