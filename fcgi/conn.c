@@ -15,8 +15,8 @@
 #include "lib/log.h"
 
 enum {
-    LISTEN_FD = 0,       /* FastCGI 1.0, section 2.2: FCGI_LISTENSOCK_FILENO */
-    IO_TIMEOUT_S = 30,   /* a proxy on the same machine that is silent for so long within a request is gone */
+    LISTEN_FD = 0,     /* FastCGI 1.0, section 2.2: FCGI_LISTENSOCK_FILENO */
+    IO_TIMEOUT_S = 30, /* a proxy of this machine that is silent so long within a request is gone */
     STOP_GRACE_MS = 6000, /* over the proxy's keepalive_time + keepalive_timeout */
     RETRY_ACCEPT_MS = 50  /* pause when descriptors run out */
 };
@@ -131,7 +131,8 @@ bool conn_next(struct conn *conn)
         }
         /* Accept_r first finishes "the request before": this keeps it from closing our socket. */
         conn->fcgi.keepConnection = 1;
-        /* Fails where the proxy closed the kept connection or sent no FastCGI; libfcgi has closed it then. */
+        /* Fails where the proxy closed the kept connection or sent no FastCGI; libfcgi has closed
+         * it then. */
         if (FCGX_Accept_r(&conn->fcgi) == 0) {
             conn->is_open = true;
             return true;
@@ -189,7 +190,8 @@ bool conn_finish(struct conn *conn)
     if (conn_is_stopping() && clock_mono_ms() > atomic_load(&stopped_at_ms) + STOP_GRACE_MS) {
         conn->fcgi.keepConnection = 0;
     }
-    /* Closing err before out makes one write of the reply and its end; Finish_r then only cleans up. */
+    /* Closing err before out makes one write of the reply and its end; Finish_r then only cleans
+     * up. */
     FCGX_FClose(conn->fcgi.err);
     is_whole = FCGX_FClose(conn->fcgi.out) == 0;
     FCGX_Finish_r(&conn->fcgi);

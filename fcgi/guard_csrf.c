@@ -1,5 +1,6 @@
-/* A browser sends our cookie with requests that other sites make. It also says where they come from: Sec-Fetch-Site (W3C Fetch
- * Metadata) and Origin (RFC 6454). Unsafe requests by cookie must be our own; where neither field is there, no browser sent it. */
+/* A browser sends our cookie with requests that other sites make. It also says where they come
+ * from: Sec-Fetch-Site (W3C Fetch Metadata) and Origin (RFC 6454). Unsafe requests by cookie must
+ * be our own; where neither field is there, no browser sent it. */
 #include <string.h>
 #include <strings.h>
 
@@ -30,7 +31,8 @@ enum err guard_csrf(struct req *r)
     const char *origin = req_header(r, "ORIGIN");
     bool is_foreign;
 
-    /* A log-in sets the cookie: another site must not be able to log its victim in as somebody else. */
+    /* A log-in sets the cookie: another site must not be able to log its victim in as somebody
+     * else. */
     if (!r->is_unsafe || (!r->who.by_cookie && r->match.route->rate != RATE_CRITICAL)) {
         return OK;
     }

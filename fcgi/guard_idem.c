@@ -1,5 +1,6 @@
-/* Idempotency-Key (draft-ietf-httpapi-idempotency-key-header): the key's record and the effect are one transaction on the
- * user's shard. So a crash leaves both or neither, and a repeated request replays exactly what was answered. */
+/* Idempotency-Key (draft-ietf-httpapi-idempotency-key-header): the key's record and the effect are
+ * one transaction on the user's shard. So a crash leaves both or neither, and a repeated request
+ * replays exactly what was answered. */
 #include <string.h>
 
 #include "fcgi/req_private.h"

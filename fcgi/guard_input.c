@@ -1,4 +1,5 @@
-/* What came is judged before anything is asked of a dependency: types (415), then sizes (413), then encodings. */
+/* What came is judged before anything is asked of a dependency: types (415), then sizes (413), then
+ * encodings. */
 #include <string.h>
 #include <strings.h>
 

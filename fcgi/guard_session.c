@@ -1,5 +1,5 @@
-/* Who asks, and how often. With a session both are one script in Redis, charged to the user; without one the address is
- * charged. A request that is refused here has cost no database. */
+/* Who asks, and how often. With a session both are one script in Redis, charged to the user;
+ * without one the address is charged. A request that is refused here has cost no database. */
 #include <string.h>
 #include <strings.h>
 
@@ -11,21 +11,21 @@ static struct rate_policy policy_of(const struct req *r)
 {
     bool is_critical = r->match.route->rate == RATE_CRITICAL;
 
-    return (struct rate_policy){
-        .name = is_critical ? "critical" : "default",
-        .quota = is_critical ? config()->rate_limit_critical_max : config()->rate_limit_max,
-        .window_ms = config()->rate_limit_window_ms};
+    return (struct rate_policy){.name = is_critical ? "critical" : "default",
+                                .quota = is_critical ? config()->rate_limit_critical_max
+                                                     : config()->rate_limit_max,
+                                .window_ms = config()->rate_limit_window_ms};
 }
 
-/* The RateLimit fields (draft-ietf-httpapi-ratelimit-headers-10): remaining, and seconds until the quota is full. */
+/* The RateLimit fields (draft-ietf-httpapi-ratelimit-headers-10): remaining, and seconds until the
+ * quota is full. */
 static void tell_rate(struct req *r, const struct rate_policy *policy,
                       const struct rate_verdict *verdict)
 {
     struct arena *a = r->scope.arena;
 
     req_reply_header(r, "RateLimit-Policy",
-                     arena_printf(a, "\"%s\";q=%lld;w=%lld", policy->name,
-                                  (long long)policy->quota,
+                     arena_printf(a, "\"%s\";q=%lld;w=%lld", policy->name, (long long)policy->quota,
                                   (long long)(policy->window_ms + 999) / 1000));
     req_reply_header(r, "RateLimit",
                      arena_printf(a, "\"%s\";r=%lld;t=%lld", policy->name,
@@ -45,8 +45,8 @@ static enum err judge_rate(struct req *r, const struct rate_policy *policy,
                         (long long)policy->quota, (long long)(policy->window_ms + 999) / 1000);
 }
 
-/* Charge the address. Where Redis is down, critical routes fail closed and others pass: they are cheap, and the
- * proxy's own limit stands before them. */
+/* Charge the address. Where Redis is down, critical routes fail closed and others pass: they are
+ * cheap, and the proxy's own limit stands before them. */
 static enum err charge_address(struct req *r, const struct rate_policy *policy)
 {
     struct rate_verdict verdict;
@@ -92,8 +92,7 @@ const char *req_token(struct req *r)
     if (authorization != NULL && strncasecmp(authorization, "Bearer ", 7) == 0) {
         r->who.token = authorization + 7 + strspn(authorization + 7, " ");
     } else if (cookies != NULL) {
-        r->who.token =
-            cookie_value(r->scope.arena, cookies, is_tls ? "__Host-session" : "session");
+        r->who.token = cookie_value(r->scope.arena, cookies, is_tls ? "__Host-session" : "session");
         r->who.by_cookie = r->who.token != NULL;
     }
     return r->who.token;

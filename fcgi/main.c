@@ -45,7 +45,9 @@ static void reload(void)
         fclose(out);
     }
     log_event(is_good ? LOG_INFO : LOG_ERROR, "config.reload", "%s",
-              is_good ? "the configuration was read again" : faults == NULL ? "" : faults);
+              is_good          ? "the configuration was read again"
+              : faults == NULL ? ""
+                               : faults);
     free(faults);
 }
 
@@ -82,9 +84,8 @@ static void start_threads(pthread_t *threads, int n)
 static int run(void)
 {
     pthread_t threads[THREADS_MAX];
-    const struct metrics_plan metrics = {.routes = route_count(),
-                                         .route_name = route_key,
-                                         .databases = (int)config()->shard_count};
+    const struct metrics_plan metrics = {
+        .routes = route_count(), .route_name = route_key, .databases = (int)config()->shard_count};
     int n = (int)config()->api_threads, i;
     sigset_t signals;
 

@@ -1,4 +1,5 @@
-/* What handlers ask of a request and how they answer it. Nothing is sent here: respond.c does, after the commit. */
+/* What handlers ask of a request and how they answer it. Nothing is sent here: respond.c does,
+ * after the commit. */
 #include "fcgi/req.h"
 
 #include <string.h>
@@ -92,9 +93,8 @@ static enum err add_query(struct req *r, const char *pair, size_t len)
     const char *equals = memchr(pair, '=', len);
     size_t name_len = equals == NULL ? len : (size_t)(equals - pair);
     const char *name = percent_decode(r->scope.arena, pair, name_len, true);
-    const char *value = equals == NULL ? ""
-                                       : percent_decode(r->scope.arena, equals + 1,
-                                                        len - name_len - 1, true);
+    const char *value =
+        equals == NULL ? "" : percent_decode(r->scope.arena, equals + 1, len - name_len - 1, true);
 
     if (name == NULL || value == NULL) {
         return scope_refuse(&r->scope, ERR_BAD_REQUEST,
@@ -246,11 +246,10 @@ void req_session_cookie(struct req *r, const char *token, int64_t ttl_s)
 {
     bool is_tls = has_prefix(config()->public_url, "https://");
 
-    req_reply_header(r, "Set-Cookie",
-                     arena_printf(r->scope.arena,
-                                  "%ssession=%s; Path=/; HttpOnly; SameSite=Lax; Max-Age=%lld%s",
-                                  is_tls ? "__Host-" : "", token, (long long)ttl_s,
-                                  is_tls ? "; Secure" : ""));
+    req_reply_header(
+        r, "Set-Cookie",
+        arena_printf(r->scope.arena, "%ssession=%s; Path=/; HttpOnly; SameSite=Lax; Max-Age=%lld%s",
+                     is_tls ? "__Host-" : "", token, (long long)ttl_s, is_tls ? "; Secure" : ""));
 }
 
 struct strbuf req_json(struct req *r)

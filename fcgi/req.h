@@ -1,7 +1,7 @@
 /* One request, as a handler sees it. Handlers include this and lib/ headers, nothing else of fcgi/.
  *
- * A request owns an arena through its scope; what these functions return lives until the reply is written. Nothing here
- * blocks except where it says so. */
+ * A request owns an arena through its scope; what these functions return lives until the reply is
+ * written. Nothing here blocks except where it says so. */
 #ifndef FCGI_REQ_H
 #define FCGI_REQ_H
 
@@ -37,11 +37,12 @@ struct id req_path_id(const struct req *r, int n);
 /* Id 0 of the path, if it lies at the signed-in user's place; ERR_NOT_FOUND for another owner's. */
 MUST_USE enum err req_own_id(struct req *r, struct id *id_out);
 
-/* Read the body into a struct by its shape: 400 bad_json, 422 with all violations. An absent body counts as {}. */
+/* Read the body into a struct by its shape: 400 bad_json, 422 with all violations. An absent body
+ * counts as {}. */
 MUST_USE enum err req_body(struct req *r, const struct shape *shape, void *out);
 
-/* Value of a query parameter, decoded; NULL where it is missing. A parameter given twice is a violation at
- * dispatch. */
+/* Value of a query parameter, decoded; NULL where it is missing. A parameter given twice is a
+ * violation at dispatch. */
 const char *req_query(const struct req *r, const char *name);
 
 /* Refuse query parameters other than the named ones (NULL-terminated list): 422. */
@@ -49,14 +50,15 @@ MUST_USE enum err req_query_only(struct req *r, const char *const *names);
 
 /* ?limit= and ?cursor= of a list. Cursors are opaque; ours hold the last id of the page before. */
 struct req_page {
-    int64_t limit;      /* 1 … page_limit_max; default 20 */
-    struct id after;    /* nil: the first page */
+    int64_t limit;   /* 1 … page_limit_max; default 20 */
+    struct id after; /* nil: the first page */
 };
 
 /* Read them: 422 for a bad one. */
 MUST_USE enum err req_page(struct req *r, struct req_page *page_out);
 
-/* A header field of the request, NULL where it is missing; the name in CGI form: "IF_MATCH", "USER_AGENT". */
+/* A header field of the request, NULL where it is missing; the name in CGI form: "IF_MATCH",
+ * "USER_AGENT". */
 const char *req_header(const struct req *r, const char *cgi_name);
 
 /* The token that the request carries, valid or not; NULL where none. */
@@ -83,8 +85,9 @@ void req_session_cookie(struct req *r, const char *token, int64_t ttl_s);
 /* Reply with one entity. Always OK, so that a handler ends with `return req_reply(...)`. */
 enum err req_reply(struct req *r, int status, const struct shape *shape, const void *entity);
 
-/* Reply with {items, nextCursor}. A handler asks for limit + 1 rows and passes them all with their limit: the surplus row is
- * dropped and tells that there is a next page. id_offset is offsetof(struct, id). */
+/* Reply with {items, nextCursor}. A handler asks for limit + 1 rows and passes them all with their
+ * limit: the surplus row is dropped and tells that there is a next page. id_offset is
+ * offsetof(struct, id). */
 enum err req_reply_page(struct req *r, const struct shape *shape, const void *items, size_t n,
                         const struct req_page *page, size_t id_offset);
 
@@ -108,21 +111,23 @@ enum err req_reply_empty(struct req *r, int status);
 /* Fail with a detail for the client. */
 enum err req_fail(struct req *r, enum err e, const char *format, ...) PRINTF_LIKE(3, 4);
 
-/* Begin a transaction on the user's shard if the idempotency guard has not done so already. Its commit happens after the handler
- * returned OK and before the reply is written; an error rolls back. So the effect and the stored answer of an
- * Idempotency-Key are one transaction. */
+/* Begin a transaction on the user's shard if the idempotency guard has not done so already. Its
+ * commit happens after the handler returned OK and before the reply is written; an error rolls
+ * back. So the effect and the stored answer of an Idempotency-Key are one transaction. */
 MUST_USE enum err req_transaction(struct req *r);
 
-/* For routes without a session whose effect has an owner all the same (register). Within an open transaction on the owner's shard:
- * has his request with this Idempotency-Key been answered? Then *is_replay_out, and the reply is that answer. Without the header: no. Errors as
- * the guard's: 409 while the first is running, 422 for another body. */
+/* For routes without a session whose effect has an owner all the same (register). Within an open
+ * transaction on the owner's shard: has his request with this Idempotency-Key been answered? Then
+ * *is_replay_out, and the reply is that answer. Without the header: no. Errors as the guard's: 409
+ * while the first is running, 422 for another body. */
 MUST_USE enum err req_idem_replay(struct req *r, struct id owner, bool *is_replay_out);
 
-/* Store the reply, which is complete, as the owner's answer; within the open transaction of the effect. */
+/* Store the reply, which is complete, as the owner's answer; within the open transaction of the
+ * effect. */
 MUST_USE enum err req_idem_store(struct req *r, struct id owner);
 
-/* Call fn(r, context) after the commit, before the reply: for what may be lost and is repaired elsewhere (a push to the
- * queue). Without a transaction: at the end of the handler. */
+/* Call fn(r, context) after the commit, before the reply: for what may be lost and is repaired
+ * elsewhere (a push to the queue). Without a transaction: at the end of the handler. */
 void req_after_commit(struct req *r, void (*fn)(struct req *r, void *context), void *context);
 
 #endif

@@ -1,5 +1,5 @@
-/* The one place that renders replies and problems (RFC 9457). No cause ever gets in here: only err.def's words and
- * what a handler or a guard chose to tell. */
+/* The one place that renders replies and problems (RFC 9457). No cause ever gets in here: only
+ * err.def's words and what a handler or a guard chose to tell. */
 #include <string.h>
 
 #include "fcgi/req_private.h"
@@ -26,7 +26,8 @@ static void write_violations(struct strbuf *b, const struct scope *sc)
     strbuf_putc(b, ']');
 }
 
-/* What a handler has set speaks of an effect that did not happen; the guards' limits hold all the same. */
+/* What a handler has set speaks of an effect that did not happen; the guards' limits hold all the
+ * same. */
 static void keep_limits_only(struct req_reply_out *reply)
 {
     int i, n = 0;

@@ -1,7 +1,8 @@
 /* From method and path to a row of the route table.
  *
- * The canonical key is "METHOD /path" where a segment that parses as an id becomes "*". The table is routes.gperf; gperf
- * makes a perfect hash of it, and tools/gen_routes.py the prototypes and the index numbers. Pure computation. */
+ * The canonical key is "METHOD /path" where a segment that parses as an id becomes "*". The table
+ * is routes.gperf; gperf makes a perfect hash of it, and tools/gen_routes.py the prototypes and the
+ * index numbers. Pure computation. */
 #ifndef FCGI_ROUTER_H
 #define FCGI_ROUTER_H
 
@@ -44,8 +45,8 @@ struct route_match {
     char allow[ROUTE_ALLOW_MAX]; /* for ERR_METHOD_NOT_ALLOWED: the Allow field */
 };
 
-/* Find the route of a method and the raw path of a request (without query). ERR_BAD_REQUEST for a broken escape,
- * ERR_URI_TOO_LONG, ERR_NOT_FOUND, ERR_METHOD_NOT_ALLOWED. HEAD is GET. */
+/* Find the route of a method and the raw path of a request (without query). ERR_BAD_REQUEST for a
+ * broken escape, ERR_URI_TOO_LONG, ERR_NOT_FOUND, ERR_METHOD_NOT_ALLOWED. HEAD is GET. */
 MUST_USE enum err router_find(struct scope *sc, const char *method, const char *path,
                               struct route_match *match_out);
 

@@ -1,5 +1,6 @@
-/* Log-in and what a signed-in user does with his account and sessions. Nothing here tells whether an address has an account,
- * by its answer or by its time; only register does (handlers/register.c). */
+/* Log-in and what a signed-in user does with his account and sessions. Nothing here tells whether
+ * an address has an account, by its answer or by its time; only register does
+ * (handlers/register.c). */
 #include "handlers/auth.h"
 
 #include <string.h>
@@ -67,7 +68,8 @@ static struct rate_policy guess_policy(struct req *r, const char *email)
                                 .window_ms = config()->login_failures_window_s * 1000};
 }
 
-/* Find the user of an address. Where there is none, the same queries run and *found_out is false. */
+/* Find the user of an address. Where there is none, the same queries run and *found_out is
+ * false. */
 static enum err find_user(struct req *r, const char *email, struct user *user_out, bool *found_out)
 {
     struct scope *sc = req_scope(r);
@@ -90,7 +92,8 @@ static enum err find_user(struct req *r, const char *email, struct user *user_ou
     return OK;
 }
 
-/* Charge a try before it is judged, so that parallel guesses cannot all pass; success takes the charges back. */
+/* Charge a try before it is judged, so that parallel guesses cannot all pass; success takes the
+ * charges back. */
 static enum err charge_guess(struct req *r, const struct rate_policy *policy)
 {
     struct scope *sc = req_scope(r);

@@ -22,7 +22,8 @@ static const struct field forgot_fields[] = {
 };
 static const struct shape shape_forgot_new = SHAPE(forgot_new, forgot_fields);
 
-/* Whether the address has an account is found out by the mail's job: here the work is the same for all. */
+/* Whether the address has an account is found out by the mail's job: here the work is the same for
+ * all. */
 enum err h_auth_password_forgot(struct req *r)
 {
     struct scope *sc = req_scope(r);
@@ -86,8 +87,8 @@ static enum err use_token(struct req *r, struct id user_id, const char *token_ha
                &user);
     TRY(e == ERR_NOT_FOUND ? refuse_token(r) : e);
     TRY(pg_exec(sc, q_password_resets_drop(sc, user_id), NULL));
-    /* Before the commit, so that a reset never succeeds while old sessions live on; and again after it, for those
-     * that the old password opened in between. */
+    /* Before the commit, so that a reset never succeeds while old sessions live on; and again after
+     * it, for those that the old password opened in between. */
     return session_end_all(sc, user_id, (struct id){{0}});
 }
 

@@ -1,8 +1,8 @@
 /* Opening an account: one address, one user, over all shards.
  *
- * The address is reserved on its own shard, the user is inserted on his, then the reservation is made active. Whoever dies in between
- * leaves a reservation that goes stale; the next one to want the address looks for its user and either finishes
- * or takes over (sql/README.md). */
+ * The address is reserved on its own shard, the user is inserted on his, then the reservation is
+ * made active. Whoever dies in between leaves a reservation that goes stale; the next one to want
+ * the address looks for its user and either finishes or takes over (sql/README.md). */
 #include <string.h>
 
 #include "fcgi/req.h"
@@ -94,7 +94,8 @@ static enum err insert_user(struct req *r, const struct register_new *in, const 
     return pg_commit(sc, id_place(id));
 }
 
-/* The same request again, under its Idempotency-Key: the first answer again. Otherwise the address is taken. */
+/* The same request again, under its Idempotency-Key: the first answer again. Otherwise the address
+ * is taken. */
 static enum err replay_or_taken(struct req *r, struct id holder, bool *is_replay_out)
 {
     struct scope *sc = req_scope(r);
@@ -170,7 +171,8 @@ static enum err activate(struct req *r, const char *email, struct id user)
     return OK;
 }
 
-/* Something that looks like local@domain (RFC 5321 sizes); whether it is real, the welcome mail tells. */
+/* Something that looks like local@domain (RFC 5321 sizes); whether it is real, the welcome mail
+ * tells. */
 static bool is_email(const char *text)
 {
     const char *at = strrchr(text, '@');

@@ -39,8 +39,8 @@ static int compare_profiles(const void *a, const void *b)
 }
 
 /* Each shard's first rows behind the cursor; whoever does not answer is counted. */
-static int gather(struct req *r, const char *part, const struct req_page *page,
-                  struct profile *all, size_t *n_out)
+static int gather(struct req *r, const char *part, const struct req_page *page, struct profile *all,
+                  size_t *n_out)
 {
     struct scope *sc = req_scope(r);
     int shard, n_failed = 0;
@@ -49,10 +49,9 @@ static int gather(struct req *r, const char *part, const struct req_page *page,
     for (shard = 0; shard < pg_shard_count(); shard++) {
         struct profile *some = NULL;
         size_t n = 0;
-        enum err e = pg_many(sc,
-                             q_users_search(sc, pg_place_on_shard(shard), part, page->after,
-                                            page->limit + 1),
-                             &shape_profile, &some, &n);
+        enum err e = pg_many(
+            sc, q_users_search(sc, pg_place_on_shard(shard), part, page->after, page->limit + 1),
+            &shape_profile, &some, &n);
 
         pg_release(sc);
         if (e != OK) {
@@ -81,8 +80,7 @@ enum err h_users_search(struct req *r)
         return scope_violation(req_scope(r), "q", part == NULL ? "required" : "length",
                                "must have 1 to 100 characters");
     }
-    all = arena_array(req_arena(r), struct profile,
-                      (size_t)(pg_shard_count() * (page.limit + 1)));
+    all = arena_array(req_arena(r), struct profile, (size_t)(pg_shard_count() * (page.limit + 1)));
     n_failed = gather(r, part, &page, all, &n);
     if (n_failed == pg_shard_count()) {
         return req_fail(r, ERR_DEPENDENCY_UNAVAILABLE, "No shard answered.");

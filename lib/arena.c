@@ -1,4 +1,5 @@
-/* A chain of blocks; a piece is a bump of the newest one. Clean-ups are a list in the arena itself. */
+/* A chain of blocks; a piece is a bump of the newest one. Clean-ups are a list in the arena
+ * itself. */
 #include "lib/arena.h"
 
 #include <stdint.h>

@@ -1,8 +1,8 @@
 /* Memory of one request or one job: allocated piece by piece, freed at once.
  *
- * An arena belongs to one thread at a time. Pieces live until arena_reset() or arena_close(); there is no
- * free for a single piece. What is not memory (a descriptor, a library's object) registers a clean-up, run
- * in reverse order. Nothing here blocks or returns NULL. */
+ * An arena belongs to one thread at a time. Pieces live until arena_reset() or arena_close(); there
+ * is no free for a single piece. What is not memory (a descriptor, a library's object) registers a
+ * clean-up, run in reverse order. Nothing here blocks or returns NULL. */
 #ifndef LIB_ARENA_H
 #define LIB_ARENA_H
 
@@ -14,9 +14,9 @@
 
 struct arena;
 
-/* A new arena; the caller owns it and ends it with arena_close(). Up to budget_bytes is what a use is expected to
- * need: past it the arena still serves but arena_over_budget() stays true. At 16 times the budget the process
- * aborts: body limits and query limits keep real input far below. */
+/* A new arena; the caller owns it and ends it with arena_close(). Up to budget_bytes is what a use
+ * is expected to need: past it the arena still serves but arena_over_budget() stays true. At 16
+ * times the budget the process aborts: body limits and query limits keep real input far below. */
 struct arena *arena_open(size_t budget_bytes);
 
 /* Run the clean-ups, free everything and clear *arena. NULL inside is fine. */

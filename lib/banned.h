@@ -1,5 +1,6 @@
-/* Forced into every translation unit (-include). A banned call does not compile: it names a function that does
- * not exist. Use str.h (bounded text), clock.h (time) and parsers that report errors instead. */
+/* Forced into every translation unit (-include). A banned call does not compile: it names a
+ * function that does not exist. Use str.h (bounded text), clock.h (time) and parsers that report
+ * errors instead. */
 #ifndef LIB_BANNED_H
 #define LIB_BANNED_H
 

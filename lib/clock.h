@@ -14,8 +14,8 @@ int64_t clock_mono_us(void);
 /* Milliseconds of the same clock. */
 int64_t clock_mono_ms(void);
 
-/* Tests only: from now on the wall clock stands at wall_ms and the monotonic one at mono_us (negative: real clocks
- * again). Not for use with threads running. */
+/* Tests only: from now on the wall clock stands at wall_ms and the monotonic one at mono_us
+ * (negative: real clocks again). Not for use with threads running. */
 void clock_test_set(int64_t wall_ms, int64_t mono_us);
 
 /* RFC 3339 UTC with milliseconds, "2026-11-23T14:02:23.123Z". */

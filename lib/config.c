@@ -1,4 +1,5 @@
-/* config.def unfolded: one descriptor per variable, one generic parser, snapshots that never change. */
+/* config.def unfolded: one descriptor per variable, one generic parser, snapshots that never
+ * change. */
 #include "lib/config.h"
 
 #include <errno.h>
@@ -37,18 +38,46 @@ struct variable {
 #undef CFG_SECRET
 #undef CFG_SECRETS
 
-#define CFG_INT(field, u, least, most, def, w, d)                                                 \
-    {.name = #field, .kind = KIND_INT, .when = w, .offset = offsetof(struct config, field),       \
-     .min = least, .max = most, .default_i64 = def, .unit = u, .doc = d},
-#define CFG_STR(field, max_length, def, w, d)                                                     \
-    {.name = #field, .kind = KIND_STR, .when = w, .offset = offsetof(struct config, field),       \
-     .max = max_length, .default_text = def, .unit = "", .doc = d},
-#define CFG_SECRET(field, max_length, def, w, d)                                                  \
-    {.name = #field, .kind = KIND_SECRET, .when = w, .offset = offsetof(struct config, field),    \
-     .max = max_length, .default_text = def, .unit = "", .doc = d},
-#define CFG_SECRETS(field, n, max_length, pattern, w, d)                                          \
-    {.name = pattern, .kind = KIND_SECRET, .when = w, .offset = offsetof(struct config, field),   \
-     .count = n, .max = max_length, .default_text = "", .unit = "", .doc = d},
+/* clang-format off: a table, not code */
+#define CFG_INT(field, u, least, most, def, w, d) \
+    {.name = #field,                              \
+     .kind = KIND_INT,                            \
+     .when = w,                                   \
+     .offset = offsetof(struct config, field),    \
+     .min = least,                                \
+     .max = most,                                 \
+     .default_i64 = def,                          \
+     .unit = u,                                   \
+     .doc = d},
+#define CFG_STR(field, max_length, def, w, d)  \
+    {.name = #field,                           \
+     .kind = KIND_STR,                         \
+     .when = w,                                \
+     .offset = offsetof(struct config, field), \
+     .max = max_length,                        \
+     .default_text = def,                      \
+     .unit = "",                               \
+     .doc = d},
+#define CFG_SECRET(field, max_length, def, w, d) \
+    {.name = #field,                             \
+     .kind = KIND_SECRET,                        \
+     .when = w,                                  \
+     .offset = offsetof(struct config, field),   \
+     .max = max_length,                          \
+     .default_text = def,                        \
+     .unit = "",                                 \
+     .doc = d},
+#define CFG_SECRETS(field, n, max_length, pattern, w, d) \
+    {.name = pattern,                                    \
+     .kind = KIND_SECRET,                                \
+     .when = w,                                          \
+     .offset = offsetof(struct config, field),           \
+     .count = n,                                         \
+     .max = max_length,                                  \
+     .default_text = "",                                 \
+     .unit = "",                                         \
+     .doc = d},
+/* clang-format on */
 static const struct variable variables[] = {
 #include "lib/config.def"
 };
@@ -73,8 +102,8 @@ static void env_name(const struct variable *v, int i, char out[NAME_MAX_LEN])
         const char *percent = strchr(v->name, '%');
         bool is_padded = percent[1] == '0';
 
-        snprintf(out, NAME_MAX_LEN, is_padded ? "%.*s%02d%s" : "%.*s%d%s",
-                 (int)(percent - v->name), v->name, i, strchr(percent, 'd') + 1);
+        snprintf(out, NAME_MAX_LEN, is_padded ? "%.*s%02d%s" : "%.*s%d%s", (int)(percent - v->name),
+                 v->name, i, strchr(percent, 'd') + 1);
         return;
     }
     snprintf(out, NAME_MAX_LEN, "%s", v->name);

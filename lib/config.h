@@ -1,8 +1,9 @@
 /* Configuration: one table (config.def), one immutable snapshot.
  *
- * Values come from the file that CONFIG_FILE names (NAME=value lines, '#' comments), then from the environment, which wins. The
- * snapshot is never changed or freed once published: a reload publishes a new one, and a request that still reads the
- * old one is safe. Take config() once per request where several values must fit together. */
+ * Values come from the file that CONFIG_FILE names (NAME=value lines, '#' comments), then from the
+ * environment, which wins. The snapshot is never changed or freed once published: a reload
+ * publishes a new one, and a request that still reads the old one is safe. Take config() once per
+ * request where several values must fit together. */
 #ifndef LIB_CONFIG_H
 #define LIB_CONFIG_H
 
@@ -27,11 +28,12 @@ struct config {
 /* The current snapshot; NULL before config_load(). Never blocks. */
 const struct config *config(void);
 
-/* Read everything and publish it. On a bad or unknown value nothing is published, and one sentence per fault (name, value,
- * allowed range) goes to faults. Not for use by two threads at once. */
+/* Read everything and publish it. On a bad or unknown value nothing is published, and one sentence
+ * per fault (name, value, allowed range) goes to faults. Not for use by two threads at once. */
 MUST_USE bool config_load(FILE *faults);
 
-/* The same for a running process: only RELOAD values may differ; a changed RESTART value is a fault, all or nothing. */
+/* The same for a running process: only RELOAD values may differ; a changed RESTART value is a
+ * fault, all or nothing. */
 MUST_USE bool config_reload(FILE *faults);
 
 /* One variable as operators see it. */
@@ -44,7 +46,8 @@ struct config_item {
     bool is_secret;
 };
 
-/* Call fn for every variable; members of families only where set. The texts live until fn returns. */
+/* Call fn for every variable; members of families only where set. The texts live until fn
+ * returns. */
 void config_each(void (*fn)(void *context, const struct config_item *item), void *context);
 
 /* Print every value as NAME=value; secrets as "***" where set. For operators. */

@@ -40,8 +40,8 @@ void crypto_sha256_add(struct crypto_sha256_stream *s, const void *data, size_t 
 /* Finish; the stream is used up. */
 void crypto_sha256_end(struct crypto_sha256_stream *s, uint8_t out[SHA256_SIZE]);
 
-/* argon2id (RFC 9106) with the configured memory and passes into its text form. Takes tens of milliseconds and that
- * memory: only password.c's threads call it. False: no memory. */
+/* argon2id (RFC 9106) with the configured memory and passes into its text form. Takes tens of
+ * milliseconds and that memory: only password.c's threads call it. False: no memory. */
 bool crypto_password_hash(const char *password, char out[PASSWORD_HASH_SIZE]);
 
 /* Does the password fit the text form? Takes as long as hashing. */

@@ -18,10 +18,10 @@ enum err_retry { RETRY_NEVER, RETRY_LATER, RETRY_SAME_KEY };
 
 /* One row of err.def. */
 struct err_info {
-    const char *name;       /* "NOT_FOUND" */
-    int http_status;        /* 404 */
-    const char *code;       /* "not_found", stable word for clients */
-    const char *title;      /* one sentence for people */
+    const char *name;  /* "NOT_FOUND" */
+    int http_status;   /* 404 */
+    const char *code;  /* "not_found", stable word for clients */
+    const char *title; /* one sentence for people */
     enum err_retry retry;
 };
 

@@ -1,8 +1,9 @@
 /* Ids, and the shard that each names.
  *
- * A user id is a UUIDv7 (RFC 9562). Its place is the first 8 hex digits of sha256 over the id's 36 characters. What a user
- * owns has a UUIDv8 whose first 8 hex digits are that same place, then 48 bits of milliseconds and 42 random bits, so that
- * the ids of one owner sort by time. place modulo SHARD_COUNT is the shard, for every SHARD_COUNT, with no directory. */
+ * A user id is a UUIDv7 (RFC 9562). Its place is the first 8 hex digits of sha256 over the id's 36
+ * characters. What a user owns has a UUIDv8 whose first 8 hex digits are that same place, then 48
+ * bits of milliseconds and 42 random bits, so that the ids of one owner sort by time. place modulo
+ * SHARD_COUNT is the shard, for every SHARD_COUNT, with no directory. */
 #ifndef LIB_ID_H
 #define LIB_ID_H
 

@@ -1,4 +1,5 @@
-/* json-c builds the values; json_scan.c has judged the text before, and duplicate names are found by counting. */
+/* json-c builds the values; json_scan.c has judged the text before, and duplicate names are found
+ * by counting. */
 #include "lib/json.h"
 
 #include <json-c/json.h>
@@ -16,7 +17,8 @@ static const struct json *value_of(struct json_object *object)
     return (const struct json *)object;
 }
 
-/* Members of all objects below, as parsed. A duplicate name replaced an earlier member, so fewer than written. */
+/* Members of all objects below, as parsed. A duplicate name replaced an earlier member, so fewer
+ * than written. */
 static size_t count_members(struct json_object *object)
 {
     size_t n = 0, i;

@@ -1,7 +1,8 @@
 /* JSON in: strict RFC 8259 reading on json-c. JSON out is strbuf_json() and shape_write().
  *
- * Refused: a depth over JSON_DEPTH_MAX, duplicate member names, invalid UTF-8, NUL bytes, text behind the value,
- * comments and every other leniency. Values live in the scope's arena. Nothing here blocks. */
+ * Refused: a depth over JSON_DEPTH_MAX, duplicate member names, invalid UTF-8, NUL bytes, text
+ * behind the value, comments and every other leniency. Values live in the scope's arena. Nothing
+ * here blocks. */
 #ifndef LIB_JSON_H
 #define LIB_JSON_H
 
@@ -16,9 +17,18 @@ struct json; /* one value */
 
 enum { JSON_DEPTH_MAX = 16 };
 
-enum json_kind { JSON_NULL, JSON_BOOL, JSON_INT, JSON_DOUBLE, JSON_STRING, JSON_ARRAY, JSON_OBJECT };
+enum json_kind {
+    JSON_NULL,
+    JSON_BOOL,
+    JSON_INT,
+    JSON_DOUBLE,
+    JSON_STRING,
+    JSON_ARRAY,
+    JSON_OBJECT
+};
 
-/* Parse the whole text. ERR_BAD_JSON with a detail that tells where and why. A JSON null gives the value NULL. */
+/* Parse the whole text. ERR_BAD_JSON with a detail that tells where and why. A JSON null gives the
+ * value NULL. */
 MUST_USE enum err json_parse(struct scope *sc, const char *text, size_t len,
                              const struct json **value_out);
 
@@ -46,13 +56,14 @@ bool json_double(const struct json *value, double *out);
 /* Value of a boolean. */
 bool json_truth(const struct json *value, bool *out);
 
-/* Text of a string, NULL for another kind. len_out (may be NULL) counts bytes; the text may hold NULs if it differs
- * from strlen(). Lives as long as the value. */
+/* Text of a string, NULL for another kind. len_out (may be NULL) counts bytes; the text may hold
+ * NULs if it differs from strlen(). Lives as long as the value. */
 const char *json_str(const struct json *value, size_t *len_out);
 
 /* Call fn for each member until it returns false. */
 void json_each(const struct json *object,
-               bool (*fn)(void *context, const char *name, const struct json *value), void *context);
+               bool (*fn)(void *context, const char *name, const struct json *value),
+               void *context);
 
 /* Append the value as compact JSON. */
 void json_write(struct strbuf *out, const struct json *value);

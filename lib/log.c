@@ -48,8 +48,8 @@ static bool put_text(struct log_line *l, const char *text)
     return put(l, text, strlen(text));
 }
 
-/* Append text as the inside of a JSON string. Control characters (C0, DEL and C1) and bytes that are not well-formed
- * UTF-8 are written as \u00XX, so that no terminal and no parser is misled. */
+/* Append text as the inside of a JSON string. Control characters (C0, DEL and C1) and bytes that
+ * are not well-formed UTF-8 are written as \u00XX, so that no terminal and no parser is misled. */
 static bool put_escaped(struct log_line *l, const char *text)
 {
     size_t len = strlen(text);

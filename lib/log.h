@@ -1,8 +1,8 @@
 /* Structured log: one JSON object a line on standard output.
  *
- * A line is built in a fixed buffer on the caller's stack and written with one write(2), so that lines of several
- * threads and processes never mix. Text is escaped as JSON; a line that is too long loses its last members and
- * says "truncated":true. Secrets have no place in any member. */
+ * A line is built in a fixed buffer on the caller's stack and written with one write(2), so that
+ * lines of several threads and processes never mix. Text is escaped as JSON; a line that is too
+ * long loses its last members and says "truncated":true. Secrets have no place in any member. */
 #ifndef LIB_LOG_H
 #define LIB_LOG_H
 

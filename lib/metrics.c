@@ -1,4 +1,5 @@
-/* One area per process slot; a sum over the slots is the instance's figure, exact across crashes (instance.h). */
+/* One area per process slot; a sum over the slots is the instance's figure, exact across crashes
+ * (instance.h). */
 #include "lib/metrics.h"
 
 #include <stdatomic.h>
@@ -8,9 +9,11 @@
 
 enum { CLASSES = 6, BUCKETS = 14, LAYOUT = 1 };
 
-/* Upper bounds: OpenTelemetry's advice for http.server.request.duration, and 1 ms and 2.5 ms before it. */
-static const int64_t bounds_us[BUCKETS] = {1000,   2500,   5000,   10000,   25000,   50000,   75000,
-                                           100000, 250000, 500000, 1000000, 2500000, 5000000, 10000000};
+/* Upper bounds: OpenTelemetry's advice for http.server.request.duration, and 1 ms and 2.5 ms before
+ * it. */
+static const int64_t bounds_us[BUCKETS] = {1000,    2500,    5000,    10000,   25000,
+                                           50000,   75000,   100000,  250000,  500000,
+                                           1000000, 2500000, 5000000, 10000000};
 
 struct histogram {
     _Atomic uint64_t buckets[BUCKETS + 1]; /* the last is +Inf; not cumulated */
@@ -137,7 +140,7 @@ static void write_route_histogram(struct strbuf *out, const char *name, const ch
         if (route >= plan.routes && route != METRICS_ROUTES_MAX) {
             continue;
         }
-        for (class = 0; class < CLASSES; class++) {
+        for (class = 0; class < CLASSES; class ++) {
             write_histogram(out, name, route, class);
         }
     }
@@ -187,8 +190,7 @@ void metrics_write(struct strbuf *out)
 {
 #define COUNTER(symbol, name, help) write_counter(out, METRIC_##symbol, name, help);
 #define ROUTE_HISTOGRAM(symbol, name, help) write_route_histogram(out, name, help);
-#define COMPUTED(symbol, name, type, help) \
-    write_computed(out, COMPUTED_##symbol, name, type, help);
+#define COMPUTED(symbol, name, type, help) write_computed(out, COMPUTED_##symbol, name, type, help);
 #include "lib/metrics.def"
 #undef COUNTER
 #undef ROUTE_HISTOGRAM
@@ -197,8 +199,9 @@ void metrics_write(struct strbuf *out)
 
 void metrics_print_docs(FILE *out)
 {
-    fputs("# Metrics\n\nGenerated from `lib/metrics.def`. Asked for at the inner port's `/metrics`; "
-          "each figure is the sum over the instance's processes, crashed ones included.\n\n"
+    fputs("# Metrics\n\nGenerated from `lib/metrics.def`. Asked for at the inner port's "
+          "`/metrics`; each figure is the sum over the instance's processes, crashed ones "
+          "included.\n\n"
           "| metric | type | meaning |\n|---|---|---|\n",
           out);
 #define COUNTER(symbol, name, help) fprintf(out, "| `%s` | counter | %s |\n", name, help);

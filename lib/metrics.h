@@ -1,4 +1,5 @@
-/* Metrics: counted in the instance's shared memory, told as the sum over its processes (also those that crashed).
+/* Metrics: counted in the instance's shared memory, told as the sum over its processes (also those
+ * that crashed).
  *
  * Counting is a relaxed atomic addition and never blocks. */
 #ifndef LIB_METRICS_H

@@ -1,5 +1,5 @@
-/* A task lives on its caller's stack. Whoever finds the deadline passed while the task is still queued takes it out; once it
- * runs, its caller waits the few milliseconds that are left. */
+/* A task lives on its caller's stack. Whoever finds the deadline passed while the task is still
+ * queued takes it out; once it runs, its caller waits the few milliseconds that are left. */
 #include "lib/password.h"
 
 #include <pthread.h>

@@ -1,7 +1,9 @@
-/* Password hashes at a bounded cost: a few threads of low priority per process, and a short queue before them.
+/* Password hashes at a bounded cost: a few threads of low priority per process, and a short queue
+ * before them.
  *
- * A log-in storm can so fill the queue and no more: requests that find it full fail at once, and all other routes keep their
- * threads and their share of the processor. Blocks until the hash is done, at most until the scope's deadline. */
+ * A log-in storm can so fill the queue and no more: requests that find it full fail at once, and
+ * all other routes keep their threads and their share of the processor. Blocks until the hash is
+ * done, at most until the scope's deadline. */
 #ifndef LIB_PASSWORD_H
 #define LIB_PASSWORD_H
 

@@ -1,4 +1,5 @@
-/* One script judges and charges at once, so k of N parallel tries pass, whoever asks from wherever. */
+/* One script judges and charges at once, so k of N parallel tries pass, whoever asks from
+ * wherever. */
 #include "lib/ratelimit.h"
 
 #include "lib/redis.h"

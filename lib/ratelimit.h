@@ -1,8 +1,8 @@
-/* Rate limits: the generic cell rate algorithm (GCRA; ITU-T I.371 annex A, "virtual scheduling"), exact over all
- * processes and instances, since one atomic Redis script judges and charges.
+/* Rate limits: the generic cell rate algorithm (GCRA; ITU-T I.371 annex A, "virtual scheduling"),
+ * exact over all processes and instances, since one atomic Redis script judges and charges.
  *
- * A limit of q requests per window w means: a burst of q, refilled evenly over w. State is one number per subject and policy, under
- * "rate:{subject}:policy", that expires by itself. */
+ * A limit of q requests per window w means: a burst of q, refilled evenly over w. State is one
+ * number per subject and policy, under "rate:{subject}:policy", that expires by itself. */
 #ifndef LIB_RATELIMIT_H
 #define LIB_RATELIMIT_H
 
@@ -12,8 +12,8 @@
 #include "lib/scope.h"
 
 struct rate_policy {
-    const char *name;  /* part of the key and of the RateLimit field: [a-z-]+ */
-    int64_t quota;     /* requests per window; also the burst */
+    const char *name; /* part of the key and of the RateLimit field: [a-z-]+ */
+    int64_t quota;    /* requests per window; also the burst */
     int64_t window_ms;
 };
 
@@ -35,22 +35,23 @@ MUST_USE enum err rate_forget(struct scope *sc, const char *subject,
 /* Key of a subject and a policy. */
 const char *rate_key(struct arena *a, const char *subject, const char *policy_name);
 
-/* Lua: gcra(key, quota, window_ms) → {allowed, remaining, reset_ms, retry_ms}, for scripts that charge along with
- * other work. Times are ms since 2023-11-14, so that a double keeps them to nanoseconds. */
-#define RATE_LUA                                                                                  \
-    "local function gcra(key, quota, window)\n"                                                   \
-    "  local t = redis.call('TIME')\n"                                                            \
-    "  local now = (t[1] - 1700000000) * 1000 + t[2] / 1000\n"                                    \
-    "  local step = window / quota\n"                                                             \
-    "  local tat = tonumber(redis.call('GET', key) or 0)\n"                                       \
-    "  if tat < now then tat = now end\n"                                                         \
-    "  local new = tat + step\n"                                                                  \
-    "  if new - now > window + step / 2 then\n"                                                   \
-    "    return {0, 0, math.ceil(tat - now), math.ceil(new - now - window)}\n"                    \
-    "  end\n"                                                                                     \
-    "  redis.call('SET', key, string.format('%.6f', new), 'PX', math.ceil(new - now))\n"          \
-    "  local left = math.floor((window - (new - now)) / step + 0.5)\n"                            \
-    "  return {1, left, math.ceil(new - now), 0}\n"                                               \
+/* Lua: gcra(key, quota, window_ms) → {allowed, remaining, reset_ms, retry_ms}, for scripts that
+ * charge along with other work. Times are ms since 2023-11-14, so that a double keeps them to
+ * nanoseconds. */
+#define RATE_LUA                                                                         \
+    "local function gcra(key, quota, window)\n"                                          \
+    "  local t = redis.call('TIME')\n"                                                   \
+    "  local now = (t[1] - 1700000000) * 1000 + t[2] / 1000\n"                           \
+    "  local step = window / quota\n"                                                    \
+    "  local tat = tonumber(redis.call('GET', key) or 0)\n"                              \
+    "  if tat < now then tat = now end\n"                                                \
+    "  local new = tat + step\n"                                                         \
+    "  if new - now > window + step / 2 then\n"                                          \
+    "    return {0, 0, math.ceil(tat - now), math.ceil(new - now - window)}\n"           \
+    "  end\n"                                                                            \
+    "  redis.call('SET', key, string.format('%.6f', new), 'PX', math.ceil(new - now))\n" \
+    "  local left = math.floor((window - (new - now)) / step + 0.5)\n"                   \
+    "  return {1, left, math.ceil(new - now), 0}\n"                                      \
     "end\n"
 
 struct redis_reply;

@@ -1,5 +1,5 @@
-/* One hiredis context per thread. It is dropped at any doubt: an answer that comes late must never be taken for the
- * answer to the next command. */
+/* One hiredis context per thread. It is dropped at any doubt: an answer that comes late must never
+ * be taken for the answer to the next command. */
 #include "lib/redis.h"
 
 #include <hiredis/hiredis.h>
@@ -142,8 +142,7 @@ static enum err connect_within(struct scope *sc, int64_t limit_ms)
         if (!parse_url(config()->redis_url, &address)) {
             return scope_fail(sc, ERR_INTERNAL, "redis: REDIS_URL is not redis://host:port");
         }
-        conn.context =
-            redisConnectWithTimeout(address.host, address.port, timeval_of(limit_ms));
+        conn.context = redisConnectWithTimeout(address.host, address.port, timeval_of(limit_ms));
         if (conn.context == NULL || conn.context->err != 0) {
             return unavailable(sc, "connect");
         }

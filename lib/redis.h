@@ -1,8 +1,10 @@
-/* Redis: one connection per thread, commands and scripts by routing key. The only module that knows hiredis.
+/* Redis: one connection per thread, commands and scripts by routing key. The only module that knows
+ * hiredis.
  *
- * Every call names a key: with a cluster it decides the node, so keys of one call share a hash tag. A connection is opened at first
- * use, closed on any error, and opened again after a short back-off; while that lasts calls fail at once. A call blocks at
- * most redis_timeout_ms and never past the scope's deadline. */
+ * Every call names a key: with a cluster it decides the node, so keys of one call share a hash tag.
+ * A connection is opened at first use, closed on any error, and opened again after a short
+ * back-off; while that lasts calls fail at once. A call blocks at most redis_timeout_ms and never
+ * past the scope's deadline. */
 #ifndef LIB_REDIS_H
 #define LIB_REDIS_H
 
@@ -51,20 +53,24 @@ void redis_arg_bytes(struct redis_args *args, const void *bytes, size_t len);
 /* Append a number, formatted in the arena. */
 void redis_arg_i64(struct scope *sc, struct redis_args *args, int64_t value);
 
-/* Run one command. ERR_DEPENDENCY_UNAVAILABLE where Redis cannot be reached or answers an error (the cause is recorded). */
+/* Run one command. ERR_DEPENDENCY_UNAVAILABLE where Redis cannot be reached or answers an error
+ * (the cause is recorded). */
 MUST_USE enum err redis_call(struct scope *sc, const char *key, const struct redis_args *args,
                              struct redis_reply *reply_out);
 
-/* Run a script: keys first, then args. Loads it where the server does not have it (EVALSHA, then EVAL). */
+/* Run a script: keys first, then args. Loads it where the server does not have it (EVALSHA, then
+ * EVAL). */
 MUST_USE enum err redis_eval(struct scope *sc, struct redis_script *script,
                              const struct redis_args *keys, const struct redis_args *args,
                              struct redis_reply *reply_out);
 
-/* One command from NUL-terminated words, the list ended by NULL: redis_do(sc, key, &reply, "GET", key, NULL). */
+/* One command from NUL-terminated words, the list ended by NULL: redis_do(sc, key, &reply, "GET",
+ * key, NULL). */
 MUST_USE enum err redis_do(struct scope *sc, const char *key, struct redis_reply *reply_out, ...)
     __attribute__((sentinel));
 
-/* Block in a command that waits at the server up to wait_ms (BLPOP and the like), which is added to the time limit. */
+/* Block in a command that waits at the server up to wait_ms (BLPOP and the like), which is added to
+ * the time limit. */
 MUST_USE enum err redis_wait(struct scope *sc, const char *key, const struct redis_args *args,
                              int64_t wait_ms, struct redis_reply *reply_out);
 

@@ -1,7 +1,8 @@
 /* What a piece of work carries along: memory, deadline, trace, leases, and why it failed.
  *
- * A request and a job each hold one scope; lib/ knows nothing else of them. A scope belongs to one thread. Causes
- * (internal, for the log line) and details (for the client) are kept apart here, so that no cause leaks. */
+ * A request and a job each hold one scope; lib/ knows nothing else of them. A scope belongs to one
+ * thread. Causes (internal, for the log line) and details (for the client) are kept apart here, so
+ * that no cause leaks. */
 #ifndef LIB_SCOPE_H
 #define LIB_SCOPE_H
 
@@ -24,26 +25,28 @@ struct scope_timing {
 /* One entry of "errors" in a validation_failed problem. */
 struct violation {
     const char *field; /* path of the member: "tracks[2].gainDb" */
-    const char *code;  /* stable word: required, unknown, type, length, range, format, duplicate, value */
+    /* stable word: required, unknown, type, length, range, format, duplicate, value, breached */
+    const char *code;
     const char *detail;
 };
 
 struct scope {
     struct arena *arena;
-    int64_t deadline_mono_ms;           /* no wait may go past it */
+    int64_t deadline_mono_ms; /* no wait may go past it */
     char request_id[REQUEST_ID_MAX + 1];
-    char traceparent[TRACEPARENT_SIZE]; /* W3C trace context, passed down to jobs and events; "" none */
+    char traceparent[TRACEPARENT_SIZE]; /* W3C trace context, passed down to jobs; "" none */
     struct scope_timing timing;
-    struct pg_lease *leases;            /* database connections held; see pg.h */
-    const char *cause;                  /* internal reason of the failure, for the log only */
-    const char *detail;                 /* what the client is told, or NULL */
-    int retry_after_s;                  /* 0: the error's own default */
-    int shard;                          /* last shard asked, -1 none; for the log */
+    struct pg_lease *leases; /* database connections held; see pg.h */
+    const char *cause;       /* internal reason of the failure, for the log only */
+    const char *detail;      /* what the client is told, or NULL */
+    int retry_after_s;       /* 0: the error's own default */
+    int shard;               /* last shard asked, -1 none; for the log */
     struct violation violations[VIOLATIONS_MAX];
     int n_violations;
 };
 
-/* Make a scope in the caller's storage on an arena that the caller keeps; it ends timeout_ms from now. */
+/* Make a scope in the caller's storage on an arena that the caller keeps; it ends timeout_ms from
+ * now. */
 void scope_init(struct scope *sc, struct arena *arena, int64_t timeout_ms);
 
 /* Give back what is leased. The arena stays as it is. */
@@ -58,18 +61,20 @@ enum err scope_fail(struct scope *sc, enum err e, const char *format, ...) PRINT
 /* Record what the client is told and return e. */
 enum err scope_refuse(struct scope *sc, enum err e, const char *format, ...) PRINTF_LIKE(3, 4);
 
-/* Add an entry to the list of violations and return ERR_VALIDATION_FAILED. Past VIOLATIONS_MAX it only returns. field and
- * code must outlive the scope (literals or arena). */
+/* Add an entry to the list of violations and return ERR_VALIDATION_FAILED. Past VIOLATIONS_MAX it
+ * only returns. field and code must outlive the scope (literals or arena). */
 enum err scope_violation(struct scope *sc, const char *field, const char *code, const char *format,
                          ...) PRINTF_LIKE(4, 5);
 
 /* Forget cause, detail and violations (a failure that was handled). */
 void scope_forgive(struct scope *sc);
 
-/* Start a fresh trace: random request id and traceparent (W3C Trace Context level 1, version 00). */
+/* Start a fresh trace: random request id and traceparent (W3C Trace Context level 1, version
+ * 00). */
 void scope_trace_new(struct scope *sc);
 
-/* Take over a traceparent, with a span id of our own; false and nothing done where it is malformed. */
+/* Take over a traceparent, with a span id of our own; false and nothing done where it is
+ * malformed. */
 bool scope_trace_join(struct scope *sc, const char *traceparent);
 
 #endif

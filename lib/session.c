@@ -1,4 +1,5 @@
-/* Keys of one user share the tag {userId}, so each script below runs on one node and declares all that it touches. */
+/* Keys of one user share the tag {userId}, so each script below runs on one node and declares all
+ * that it touches. */
 #include "lib/session.h"
 
 #include "lib/clock.h"
@@ -28,6 +29,7 @@ static struct redis_script create_script = {
               "return redis.call('ZRANGE', KEYS[2], 0, -1 - ARGV[8])\n",
 };
 
+/* clang-format off: the script's lines keep their places */
 static struct redis_script check_script = {
     .name = "session_check",
     .source = RATE_LUA "local s = redis.call('HMGET', KEYS[1], 'h', 'r', 'l')\n"
@@ -45,6 +47,7 @@ static struct redis_script check_script = {
                        "v[6] = touched\n"
                        "return v\n",
 };
+/* clang-format on */
 
 /* KEYS[1] is the index, the others are sessions; ARGV their ids. */
 static struct redis_script end_script = {
@@ -57,8 +60,8 @@ static struct redis_script end_script = {
               "return n\n",
 };
 
-/* KEYS[1] is a partition of the fleet's sessions by expiry. ARGV: now, MAX_SESSIONS less what the other partitions hold,
- * expiry, session id. */
+/* KEYS[1] is a partition of the fleet's sessions by expiry. ARGV: now, MAX_SESSIONS less what the
+ * other partitions hold, expiry, session id. */
 static struct redis_script admit_script = {
     .name = "session_admit",
     .source = "redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ARGV[1])\n"
@@ -153,7 +156,8 @@ static enum err admit(struct scope *sc, struct id session, int64_t now_ms, int64
                         (long long)config()->max_sessions);
 }
 
-/* Take a session out of the count, or (expires_at_ms > 0) note its new expiry. A loss is mended by the next note or by expiry. */
+/* Take a session out of the count, or (expires_at_ms > 0) note its new expiry. A loss is mended by
+ * the next note or by expiry. */
 static void recount(struct scope *sc, struct id session, int64_t expires_at_ms)
 {
     const char *key = partition_key(sc->arena, partition_of(session));
@@ -384,7 +388,8 @@ enum err session_end_all(struct scope *sc, struct id user, struct id keep)
 {
     int n = 1;
 
-    /* When a look finds none, none of before that look is left; what comes after it is another log-in. */
+    /* When a look finds none, none of before that look is left; what comes after it is another
+     * log-in. */
     while (n > 0) {
         TRY(end_chunk(sc, user, keep, &n));
         if (n > 0 && scope_left_ms(sc, 1) == 0) {

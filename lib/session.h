@@ -1,9 +1,10 @@
 /* Sessions: in Redis only, so that any process of any instance serves any user.
  *
- * A token is base64url(user id, 16 bytes ‖ secret, 32 bytes): key and shard follow from it. The session's public id is a
- * UUIDv8 at the user's place whose other bits come from sha256(secret), so the key "session:{userId}:sessionId" holds a hash of the
- * secret and never the secret; the hash in full is compared inside the script. "sessions:{userId}" indexes a user's sessions by
- * expiry. A session ends session_ttl after its last use. Each call is one round trip, but for the lists. */
+ * A token is base64url(user id, 16 bytes ‖ secret, 32 bytes): key and shard follow from it. The
+ * session's public id is a UUIDv8 at the user's place whose other bits come from sha256(secret), so
+ * the key "session:{userId}:sessionId" holds a hash of the secret and never the secret; the hash in
+ * full is compared inside the script. "sessions:{userId}" indexes a user's sessions by expiry. A
+ * session ends session_ttl after its last use. Each call is one round trip, but for the lists. */
 #ifndef LIB_SESSION_H
 #define LIB_SESSION_H
 
@@ -37,19 +38,21 @@ struct session_claim {
 /* Take a token apart. False: malformed. */
 bool session_claim(const char *token, struct session_claim *claim_out);
 
-/* Make a session for a user who has proved himself. token_out gets SESSION_TOKEN_SIZE bytes. ERR_SESSION_CAPACITY where the
- * fleet has MAX_SESSIONS already. */
+/* Make a session for a user who has proved himself. token_out gets SESSION_TOKEN_SIZE bytes.
+ * ERR_SESSION_CAPACITY where the fleet has MAX_SESSIONS already. */
 MUST_USE enum err session_create(struct scope *sc, struct id user, const char *role,
                                  const char *address, const char *user_agent, char *token_out,
                                  struct id *session_out, int64_t *expires_at_out);
 
-/* Judge a claim, note its use and charge the user's rate, all in one script. ERR_UNAUTHENTICATED where there is no such session or
- * the secret differs (nothing is charged then). The verdict says whether the rate allows the request. */
+/* Judge a claim, note its use and charge the user's rate, all in one script. ERR_UNAUTHENTICATED
+ * where there is no such session or the secret differs (nothing is charged then). The verdict says
+ * whether the rate allows the request. */
 MUST_USE enum err session_check(struct scope *sc, const struct session_claim *claim,
                                 const struct rate_policy *policy, struct session *session_out,
                                 struct rate_verdict *verdict_out);
 
-/* Up to max of a user's live sessions, the last used first, behind the session after (nil: from the first). */
+/* Up to max of a user's live sessions, the last used first, behind the session after (nil: from the
+ * first). */
 MUST_USE enum err session_list(struct scope *sc, struct id user, struct id after, size_t max,
                                struct session **sessions_out, size_t *n_out);
 

@@ -244,8 +244,8 @@ struct unknown_check {
     const char *prefix;
 };
 
-/* Length of the name, or of what is told of a long one: cut between characters. A client chooses such names, so they must not
- * fill the arena and the reply. */
+/* Length of the name, or of what is told of a long one: cut between characters. A client chooses
+ * such names, so they must not fill the arena and the reply. */
 static int told_length(const char *name)
 {
     size_t len = strnlen(name, NAME_TOLD_MAX + 1);
@@ -263,10 +263,10 @@ static bool check_member(void *context, const char *name, const struct json *val
 
     (void)value;
     if (readable_field(check->shape, name) == NULL) {
-        (void)scope_violation(check->sc,
-                              arena_printf(check->sc->arena, "%s%.*s", check->prefix,
-                                           told_length(name), name),
-                              "unknown", "is not a member of this object");
+        (void)scope_violation(
+            check->sc,
+            arena_printf(check->sc->arena, "%s%.*s", check->prefix, told_length(name), name),
+            "unknown", "is not a member of this object");
     }
     return check->sc->n_violations < VIOLATIONS_MAX;
 }

@@ -1,4 +1,5 @@
-/* A shape is the one table of a resource: it reads JSON in with bounds, maps a row, and writes JSON out.
+/* A shape is the one table of a resource: it reads JSON in with bounds, maps a row, and writes JSON
+ * out.
  *
  *   struct track { struct id id; const char *title; int64_t duration_ms; };
  *   static const struct field track_fields[] = {
@@ -8,8 +9,9 @@
  *   };
  *   static const struct shape shape_track = SHAPE(track, track_fields);
  *
- * The C member's name is the column's name. A member of the wrong C type does not compile. Absent numbers and times are
- * ABSENT_I64, absent doubles NAN, absent texts NULL, absent ids nil; they are written as null. */
+ * The C member's name is the column's name. A member of the wrong C type does not compile. Absent
+ * numbers and times are ABSENT_I64, absent doubles NAN, absent texts NULL, absent ids nil; they are
+ * written as null. */
 #ifndef LIB_SHAPE_H
 #define LIB_SHAPE_H
 
@@ -30,7 +32,7 @@ enum field_kind {
     FIELD_ID,   /* struct id */
     FIELD_TIME, /* int64_t, ms since 1970; RFC 3339 in JSON, timestamptz in rows */
     FIELD_JSON, /* const char *: JSON text, passed through (jsonb in rows) */
-    FIELD_ANY   /* const struct json *: any value, for the handler to judge; not written, not in rows */
+    FIELD_ANY   /* const struct json *: any value, for the handler; not written, not in rows */
 };
 
 enum field_flag {
@@ -58,14 +60,17 @@ struct shape {
     size_t n_fields;
 };
 
-#define SHAPE_TYPED(tag, member, type) \
-    (offsetof(struct tag, member) +    \
-     0 * sizeof(char[_Generic(((struct tag *)0)->member, type : 1, default : -1)]))
-#define SHAPE_FIELD(tag, member, type, json, k, lo, hi, fl, w)                        \
-    {                                                                                 \
-        .name = (json), .column = #member, .kind = (k), .min = (lo), .max = (hi),     \
-        .offset = SHAPE_TYPED(tag, member, type), .flags = (fl), .words = (w)         \
+/* clang-format off: it breaks within the generic selection */
+#define SHAPE_TYPED(tag, member, type)                                     \
+    (offsetof(struct tag, member) +                                        \
+     0 * sizeof(char[_Generic(((struct tag *)0)->member, type : 1, default \
+                              : -1)]))
+#define SHAPE_FIELD(tag, member, type, json, k, lo, hi, fl, w)                    \
+    {                                                                             \
+        .name = (json), .column = #member, .kind = (k), .min = (lo), .max = (hi), \
+        .offset = SHAPE_TYPED(tag, member, type), .flags = (fl), .words = (w)     \
     }
+/* clang-format on */
 
 #define F_STR(tag, member, json, min_chars, max_chars, flags) \
     SHAPE_FIELD(tag, member, const char *, json, FIELD_STR, min_chars, max_chars, flags, NULL)
@@ -86,17 +91,19 @@ struct shape {
 #define F_ANY(tag, member, name_text, flags) \
     SHAPE_FIELD(tag, member, const struct json *, name_text, FIELD_ANY, 0, 0, flags, NULL)
 
-#define SHAPE(tag, table) \
-    {                     \
+#define SHAPE(tag, table)                                                                         \
+    {                                                                                             \
         .name = #tag, .size = sizeof(struct tag), .fields = (table), .n_fields = ARRAY_LEN(table) \
     }
 
-/* Read an object into *out (a struct of the shape). All faults are collected as violations of the scope, with the member's
- * name behind prefix ("" or "tracks[2]."): unknown members, missing ones, wrong types, bounds. Texts live in the arena. */
+/* Read an object into *out (a struct of the shape). All faults are collected as violations of the
+ * scope, with the member's name behind prefix ("" or "tracks[2]."): unknown members, missing ones,
+ * wrong types, bounds. Texts live in the arena. */
 MUST_USE enum err shape_read(struct scope *sc, const struct shape *shape, const struct json *object,
                              const char *prefix, void *out);
 
-/* Set one field from the text form that PostgreSQL gives (NULL: SQL NULL). ERR_INTERNAL where it does not parse. */
+/* Set one field from the text form that PostgreSQL gives (NULL: SQL NULL). ERR_INTERNAL where it
+ * does not parse. */
 MUST_USE enum err shape_set_text(struct scope *sc, const struct field *field, const char *text,
                                  size_t len, void *out);
 

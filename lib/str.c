@@ -71,7 +71,8 @@ void strbuf_i64(struct strbuf *b, int64_t value)
     strbuf_add(b, digits, (size_t)len);
 }
 
-/* Length of the well-formed UTF-8 sequence at s (RFC 3629, table of section 4), 0 where there is none. */
+/* Length of the well-formed UTF-8 sequence at s (RFC 3629, table of section 4), 0 where there is
+ * none. */
 static size_t utf8_sequence(const unsigned char *s, size_t left)
 {
     unsigned char low = 0x80, high = 0xbf;
@@ -133,7 +134,8 @@ size_t utf8_length(const char *text)
 /* Append one character that must be escaped in a JSON string. */
 static void json_escape(struct strbuf *b, unsigned char c)
 {
-    static const char two[] = "\"\"\\\\\bb\ff\nn\rr\tt"; /* character, letter behind the backslash */
+    /* character, letter behind the backslash */
+    static const char two[] = "\"\"\\\\\bb\ff\nn\rr\tt";
     char hex[6] = {'\\', 'u', '0', '0', '0', '0'};
     const char *p;
 
@@ -291,8 +293,8 @@ const char *percent_decode(struct arena *a, const char *text, size_t len, bool p
 
 static bool is_unreserved(char c)
 {
-    return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') ||
-           c == '-' || c == '.' || c == '_' || c == '~';
+    return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-' ||
+           c == '.' || c == '_' || c == '~';
 }
 
 void percent_encode(struct strbuf *b, const char *text, bool keep_slash)

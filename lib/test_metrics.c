@@ -125,7 +125,8 @@ static void test_this_process_and_its_databases_are_told(void **state)
     assert_line(*state, "maxbooster_db_connections_used{database=\"1\"} 0");
 }
 
-/* Text format 0.0.4: every sample's name was announced, each name once, and the page ends with a line end. */
+/* Text format 0.0.4: every sample's name was announced, each name once, and the page ends with a
+ * line end. */
 static void test_the_page_is_well_formed(void **state)
 {
     char *text, *line, *rest;

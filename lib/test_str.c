@@ -110,7 +110,8 @@ static void test_json_text_replaces_broken_utf_8(void **state)
                         "\"\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\"");
 }
 
-/* A client decides how many characters must be escaped: each must cost its six bytes and no more. */
+/* A client decides how many characters must be escaped: each must cost its six bytes and no
+ * more. */
 static void test_escapes_cost_no_memory_beside_the_buffer(void **state)
 {
     struct arena *a = *state;
