@@ -28,7 +28,7 @@ $(B)/fuzz/workers/media/%: $(B)/obj/workers/media/%.o $(B)/media.a $(B)/lib.a
 
 .PHONY: fuzz fuzzers run-fuzzers sanitize lint docs analyze
 fuzz: ## bounded fuzzing, FUZZ_SECONDS (20) for each target
-	@$(MAKE) --no-print-directory CC=clang-14 SAN=address B=$(B)/fuzzing \
+	@$(MAKE) --no-print-directory CC=clang-14 WARN=-Wall SAN=address B=$(B)/fuzzing \
 		CFLAGS='-O1 -g -fsanitize=fuzzer-no-link' run-fuzzers
 fuzzers: $(FUZZERS)
 run-fuzzers: fuzzers
