@@ -108,7 +108,8 @@ static void wake(struct permit_set *set, int n)
 
 void permit_give(struct permit_set *set, int permit)
 {
-    atomic_store(&set->owner[permit], 0);
+    /* wake() changes turn after this, and a waiter looks again after it has changed turn. */
+    atomic_store_explicit(&set->owner[permit], 0, memory_order_release);
     wake(set, 1);
 }
 

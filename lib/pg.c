@@ -88,9 +88,9 @@ static enum err fail(struct scope *sc, const char *name, enum pg_fate fate, bool
 static enum pg_fate talk(struct scope *sc, struct pg_lease *l, const struct pg_query *q,
                          int64_t start_us, struct pg_answer *a)
 {
-    int64_t now_ms = start_us / 1000, end_us;
+    int64_t end_us;
     enum pg_fate fate =
-        pg_conn_query(l->conn, q, l->tx == PG_TX_PENDING, now_ms, answer_until_ms(sc, now_ms), a);
+        pg_conn_query(l->conn, q, l->tx == PG_TX_PENDING, answer_until_ms(sc, start_us / 1000), a);
 
     end_us = clock_mono_us();
     sc->timing.db_us += end_us - start_us;
@@ -165,7 +165,7 @@ enum err pg_one(struct scope *sc, struct pg_query q, const struct shape *shape, 
         e = ERR_NOT_FOUND;
         break;
     case 1:
-        e = pg_rows_read(sc, q.name, shape, &a, 1, out);
+        e = pg_rows_read(sc, &q, shape, &a, 1, out);
         break;
     default:
         e = scope_fail(sc, ERR_INTERNAL, "%s: more than one row", q.name);
@@ -186,7 +186,7 @@ enum err pg_many(struct scope *sc, struct pg_query q, const struct shape *shape,
     TRY(run(sc, &q, PG_MANY, &a));
     n = pg_answer_rows(&a);
     items = arena_alloc(sc->arena, (size_t)n * shape->size);
-    e = pg_rows_read(sc, q.name, shape, &a, n, items);
+    e = pg_rows_read(sc, &q, shape, &a, n, items);
     pg_rows_keep(sc, &a);
     if (e == OK) {
         *(void **)items_out = items;

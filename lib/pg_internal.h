@@ -47,7 +47,7 @@ void pg_conn_close(struct pg_conn **conn);
 
 /* Run a query, prepared at its first use on this connection, behind a BEGIN where begin is set;
  * all in one round trip. After PG_LOST or PG_LATE only close it. */
-enum pg_fate pg_conn_query(struct pg_conn *c, const struct pg_query *q, bool begin, int64_t now_ms,
+enum pg_fate pg_conn_query(struct pg_conn *c, const struct pg_query *q, bool begin,
                            int64_t until_ms, struct pg_answer *a);
 
 /* Run a command without arguments ("COMMIT"). */
@@ -96,8 +96,9 @@ void pg_answer_free_rows(void *rows);
 
 /* The first n rows into an array of the shape's structs. Texts stay in the answer. ERR_INTERNAL
  * where a column is not in the shape or a value does not parse. */
-MUST_USE enum err pg_rows_read(struct scope *sc, const char *name, const struct shape *shape,
-                               const struct pg_answer *a, int n, void *items);
+MUST_USE enum err pg_rows_read(struct scope *sc, const struct pg_query *q,
+                               const struct shape *shape, const struct pg_answer *a, int n,
+                               void *items);
 
 /* Let the arena end the answer, since structs point into it. */
 void pg_rows_keep(struct scope *sc, struct pg_answer *a);

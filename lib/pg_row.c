@@ -3,6 +3,8 @@
  * general parser; what looks different goes to shape_set_text(), which knows every form. */
 #include "lib/pg_internal.h"
 
+#include <stdatomic.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "lib/clock.h"
@@ -15,44 +17,46 @@ enum {
     TIME_CHARS = 22 /* without fraction */
 };
 
-/* Value of a lower-case hexadecimal digit, over 15 for anything else. */
-static unsigned hex_value(char c)
-{
-    unsigned digit = (unsigned)(unsigned char)c - '0', letter = (unsigned)(unsigned char)c - 'a';
+enum { IS_DIGIT = 0x10 };
 
-    return digit <= 9 ? digit : letter <= 5 ? letter + 10 : 16;
-}
+/* Values of lower-case hexadecimal digits, marked; anything else is 0. */
+static const uint8_t hex[256] = {
+    ['0'] = 0x10, ['1'] = 0x11, ['2'] = 0x12, ['3'] = 0x13, ['4'] = 0x14, ['5'] = 0x15,
+    ['6'] = 0x16, ['7'] = 0x17, ['8'] = 0x18, ['9'] = 0x19, ['a'] = 0x1a, ['b'] = 0x1b,
+    ['c'] = 0x1c, ['d'] = 0x1d, ['e'] = 0x1e, ['f'] = 0x1f,
+};
 
 static bool read_id(const char *text, size_t len, struct id *out)
 {
     static const uint8_t at[16] = {0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34};
-    unsigned bad = 0;
+    const unsigned char *in = (const unsigned char *)text;
+    unsigned good = IS_DIGIT;
     int i;
 
     if (len != ID_CHARS) {
         return false;
     }
     for (i = 0; i < 16; i++) {
-        unsigned high = hex_value(text[at[i]]), low = hex_value(text[at[i] + 1]);
+        unsigned high = hex[in[at[i]]], low = hex[in[at[i] + 1]];
 
-        bad |= high | low;
-        out->bytes[i] = (uint8_t)(high << 4 | low);
+        good &= high & low;
+        out->bytes[i] = (uint8_t)(high << 4 | (low & 0xf));
     }
-    return bad <= 15 && (out->bytes[6] >> 4 == 7 || out->bytes[6] >> 4 == 8);
+    return good && (out->bytes[6] >> 4 == 7 || out->bytes[6] >> 4 == 8);
 }
 
-/* n digits; *bad collects what is none. */
-static int digits(const char *text, int n, unsigned *bad)
+static int digit(char c, unsigned *bad)
 {
-    int value = 0;
+    unsigned d = (unsigned)(unsigned char)c - '0';
 
-    while (n-- > 0) {
-        unsigned d = (unsigned)(unsigned char)*text++ - '0';
+    *bad |= d > 9;
+    return (int)d;
+}
 
-        *bad |= d > 9;
-        value = value * 10 + (int)d;
-    }
-    return value;
+/* Two digits; *bad collects what is none. */
+static int two(const char *text, unsigned *bad)
+{
+    return digit(text[0], bad) * 10 + digit(text[1], bad);
 }
 
 /* Days from 1970-01-01 in the Gregorian calendar (the civil-from-days algorithm of Howard
@@ -78,14 +82,14 @@ static bool read_time(const char *text, size_t len, int64_t *out)
         memcmp(text + len - 3, "+00", 3) != 0 || text[4] != '-' || text[10] != ' ') {
         return false;
     }
-    y = digits(text, 4, &bad);
-    mo = digits(text + 5, 2, &bad);
-    d = digits(text + 8, 2, &bad);
-    h = digits(text + 11, 2, &bad);
-    mi = digits(text + 14, 2, &bad);
-    s = digits(text + 17, 2, &bad);
+    y = two(text, &bad) * 100 + two(text + 2, &bad);
+    mo = two(text + 5, &bad);
+    d = two(text + 8, &bad);
+    h = two(text + 11, &bad);
+    mi = two(text + 14, &bad);
+    s = two(text + 17, &bad);
     for (i = 0; i < 3; i++) {
-        ms = ms * 10 + ((size_t)i < fraction ? digits(text + 20 + i, 1, &bad) : 0);
+        ms = ms * 10 + ((size_t)i < fraction ? digit(text[20 + i], &bad) : 0);
     }
     *out = ((days_to(y, mo, d) * 24 + h) * 60 + mi) * 60000 + s * 1000 + ms;
     return !bad;
@@ -119,18 +123,25 @@ static enum err set_value(struct scope *sc, const struct field *f, const char *t
     return shape_set_text(sc, f, text, len, out);
 }
 
-/* Which field each column goes to, or NO_FIELD for a column that this reader does not want:
- * looked up by name, beginning behind the last hit, since most queries name columns in the order
- * of the shape. */
-static enum err map_columns(struct scope *sc, const char *name, const struct shape *shape,
-                            const struct pg_answer *a, uint8_t map[COLUMNS_MAX])
-{
-    int column, n = pg_answer_columns(a);
-    size_t at = 0, tried;
+/* Which field each column goes to, or NO_FIELD for a column that this reader does not want. */
+struct map {
+    const struct shape *shape;
+    int n;
+    uint8_t field[COLUMNS_MAX];
+};
 
-    if (n > COLUMNS_MAX || shape->n_fields >= NO_FIELD) {
-        return scope_fail(sc, ERR_INTERNAL, "%s: too many columns", name);
-    }
+/* The map of each query's first reader, made once: the columns of a query are in its text. */
+static _Atomic(struct map *) maps[PG_QUERY_INDEX_MAX + 1];
+
+/* Look the columns up by name, beginning behind the last hit, since most queries name them in the
+ * order of the shape. */
+static void fill_map(struct map *map, const struct shape *shape, const struct pg_answer *a, int n)
+{
+    size_t at = 0, tried;
+    int column;
+
+    map->shape = shape;
+    map->n = n;
     for (column = 0; column < n; column++) {
         const char *text = pg_answer_column(a, column);
 
@@ -140,40 +151,63 @@ static enum err map_columns(struct scope *sc, const char *name, const struct sha
             }
             at = at + 1 < shape->n_fields ? at + 1 : 0;
         }
-        map[column] = tried == shape->n_fields ? NO_FIELD : (uint8_t)at;
+        map->field[column] = tried == shape->n_fields ? NO_FIELD : (uint8_t)at;
         at = at + 1 < shape->n_fields ? at + 1 : 0;
     }
-    return OK;
+}
+
+/* The map of the query for the shape: remembered, or made in *own. */
+static const struct map *find_map(const struct pg_query *q, const struct shape *shape,
+                                  const struct pg_answer *a, int n, struct map *own)
+{
+    struct map *map = atomic_load_explicit(&maps[q->index], memory_order_acquire);
+    struct map *none = NULL;
+
+    if (map != NULL && map->shape == shape && map->n == n) {
+        return map;
+    }
+    fill_map(own, shape, a, n);
+    if (map == NULL && q->index > 0 && (map = malloc(sizeof(*map))) != NULL) {
+        *map = *own;
+        if (!atomic_compare_exchange_strong(&maps[q->index], &none, map)) {
+            free(map); /* another thread was first */
+        }
+    }
+    return own;
 }
 
 static enum err read_row(struct scope *sc, const struct shape *shape, const struct pg_answer *a,
-                         int row, const uint8_t map[COLUMNS_MAX], void *out)
+                         int row, const struct map *map, void *out)
 {
-    int column, n = pg_answer_columns(a);
     size_t len;
+    int column;
 
     shape_clear(shape, out);
-    for (column = 0; column < n; column++) {
+    for (column = 0; column < map->n; column++) {
         const char *text;
 
-        if (map[column] == NO_FIELD) {
+        if (map->field[column] == NO_FIELD) {
             continue;
         }
         text = pg_answer_value(a, row, column, &len);
         if (text != NULL) { /* NULL is what shape_clear() has left */
-            TRY(set_value(sc, &shape->fields[map[column]], text, len, out));
+            TRY(set_value(sc, &shape->fields[map->field[column]], text, len, out));
         }
     }
     return OK;
 }
 
-enum err pg_rows_read(struct scope *sc, const char *name, const struct shape *shape,
+enum err pg_rows_read(struct scope *sc, const struct pg_query *q, const struct shape *shape,
                       const struct pg_answer *a, int n, void *items)
 {
-    uint8_t map[COLUMNS_MAX];
-    int row;
+    int row, columns = pg_answer_columns(a);
+    const struct map *map;
+    struct map own;
 
-    TRY(map_columns(sc, name, shape, a, map));
+    if (columns > COLUMNS_MAX || shape->n_fields >= NO_FIELD) {
+        return scope_fail(sc, ERR_INTERNAL, "%s: too many columns", q->name);
+    }
+    map = find_map(q, shape, a, columns, &own);
     for (row = 0; row < n; row++) {
         TRY(read_row(sc, shape, a, row, map, (char *)items + (size_t)row * shape->size));
     }

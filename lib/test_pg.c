@@ -183,6 +183,7 @@ static enum err read_thing(const char *const *columns, const char *const *values
                            struct thing *out)
 {
     PGresAttDesc attributes[8];
+    struct pg_query q = {.name = "test"}; /* not prepared: nothing is remembered */
     struct pg_answer a = {.rows = PQmakeEmptyPGresult(NULL, PGRES_TUPLES_OK)};
     enum err e;
     int i;
@@ -197,7 +198,7 @@ static enum err read_thing(const char *const *columns, const char *const *values
 
         assert_true(PQsetvalue(a.rows, 0, i, (char *)(uintptr_t)values[i], len));
     }
-    e = pg_rows_read(&sc, "test", &shape_thing, &a, 1, out);
+    e = pg_rows_read(&sc, &q, &shape_thing, &a, 1, out);
     pg_rows_keep(&sc, &a);
     return e;
 }
@@ -369,6 +370,8 @@ static void test_the_generator_names_file_line_and_fault(void **state)
          "faulty.sql:1: 'a' is :one but returns no rows"},
         {"-- name: a :one\n-- shard: place\n-- args: int text\n-- Doc.\nSELECT $1;\n",
          "faulty.sql:3: 'int' cannot be the name of an argument"},
+        {"-- name: a :one\n-- shard: place\n-- Doc.\nDELETE FROM t RETURNING *;\n",
+         "faulty.sql:1: 'a' names no columns"},
         {"SELECT 1;\n", "faulty.sql:1: SQL outside a query"},
     };
     size_t i;

@@ -211,6 +211,8 @@ class Reader:
             fault("does not name its shard: '-- shard: <argument>' or '-- shard: place'")
         elif query.shard != "place" and (query.shard, "uuid") not in query.args:
             fault(f"names the shard of '{query.shard}', which is not an argument of type uuid")
+        if re.search(r"(?i)\Aselect\s+\*|\breturning\s+\*", outside):
+            fault("names no columns; the order of '*' is the table's, not ours")
         if query.kind == "exec" and re.search(r"(?i)\breturning\b", outside):
             fault("is :exec but returns rows")
         gives_rows = re.search(r"(?i)\A(select|with|values)|\breturning\b", outside)

@@ -127,8 +127,6 @@ class Lint:
             if not query.name.startswith((resource + "_", resource + "s_")):
                 self.fault(query.path, query.line,
                            f"'{query.name}' does not begin with '{resource}s_' as its file does")
-            if re.search(r"\Aselect\s+\*|\breturning\s+\*", query.text, re.I):
-                self.fault(query.path, query.line, f"'{query.name}' names no columns")
             if query.kind == "many" and not re.search(r"\blimit\b", query.text, re.I):
                 self.fault(query.path, query.line, f"'{query.name}' is :many without a LIMIT")
             if re.search(r"\A(update|delete)\b(?!.*\bwhere\b)", query.text, re.I | re.S):
