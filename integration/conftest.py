@@ -14,6 +14,7 @@ from harness import mail, record, stack as stacks
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MAIL_SERVER = pytest.StashKey()
+ALONE = {"test_media", "test_pg", "test_queue", "test_s3_signatures", "test_smtp"}
 
 
 def mail_folder():
@@ -28,8 +29,6 @@ def is_worker(config):
 
 def pytest_configure(config):
     """Before anything runs: an empty record and a mail server."""
-    if config.getoption("dist", "no") == "load":
-        config.option.dist = "loadgroup"
     if is_worker(config) or config.option.collectonly:
         return
     record.clear()
@@ -39,8 +38,13 @@ def pytest_configure(config):
         config.stash[MAIL_SERVER] = mail.MailServer("127.0.0.1", url.port, mail_folder())
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """The private stack's tests first: they are the longest row."""
+    """Files with servers or programs of their own stay on one worker; the private stack's row, the longest, begins."""
+    for item in items:
+        if item.path.stem in ALONE:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
     def is_private(item):
         return any(mark.args == ("private",) for mark in item.iter_markers("xdist_group"))
     items.sort(key=lambda item: not is_private(item))
