@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import urllib.parse
 
 from proxies import Proxy
 from world import REPO, Refusal, descendants
@@ -125,6 +126,8 @@ def has_our_script(world):
     """Is the peers' script the very one that the API runs? To be asked before a peer has loaded it into Redis."""
     with open(SCRIPT, "rb") as f:
         digest = hashlib.sha1(f.read()).hexdigest()
-    known = _run("redis-cli", ["redis-cli", "--no-auth-warning", "-u", world.values["REDIS_URL"],
-                               "SCRIPT", "EXISTS", digest], world.run)
+    url = urllib.parse.urlsplit(world.values["REDIS_URL"])
+    known = _run("redis-cli", ["redis-cli", "-h", url.hostname, "-p", str(url.port), "SCRIPT",
+                               "EXISTS", digest], world.run,
+                 {"REDISCLI_AUTH": url.password} if url.password else {})
     return known.strip() == "1"
