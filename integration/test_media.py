@@ -389,6 +389,16 @@ def test_six_channels_become_two_where_the_format_has_no_more(media):
     assert media.convert({"format": "opus"}, tracks.six_channels())[0]["channels"] == 6
 
 
+@pytest.mark.parametrize("target", FORMATS)
+def test_samples_that_are_no_numbers_end_no_encoder(media, target):
+    wild = [1e30, -1e30, float("nan"), float("inf"), float("-inf"), 1e-40, 3.4e38, 0.5]
+    data = struct.pack("<" + "f" * 40000, *(wild * 5000))
+    source = (b"RIFF" + struct.pack("<I", 36 + len(data)) + b"WAVEfmt " + struct.pack(
+        "<IHHIIHH", 16, 3, 2, 44100, 352800, 8, 32) + b"data" + struct.pack("<I", len(data)) + data)
+    result, _ = media.convert({"format": target}, source)
+    assert result["durationMs"] in (453, 454)
+
+
 @pytest.mark.parametrize("params,field", [
     ({}, "format"), ({"format": "exe"}, "format"), ({"format": "wav", "bitrate": 128000}, "bitrate"),
     ({"format": "mp3", "bitrate": 1}, "bitrate"), ({"format": "mp3", "quality": 11}, "quality"),

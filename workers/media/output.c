@@ -7,6 +7,7 @@
 #include <libavutil/channel_layout.h>
 #include <libavutil/intreadwrite.h>
 #include <libavutil/opt.h>
+#include <libavutil/samplefmt.h>
 
 #include "workers/media/cover.h"
 
@@ -23,6 +24,8 @@ enum {
     INDEX_FIXED_BYTES = 8192,  /* boxes of an m4a index that do not grow, generously */
     WAV_BYTES_MAX = 0x7fff0000 /* beyond it the RF64 form, which counts in 64 bits */
 };
+
+static const float LOUDEST = 4.0f; /* full scale is 1 */
 
 struct output {
     struct link *link;
@@ -507,8 +510,47 @@ static enum media_fault drain(struct output *out)
                                                       : MEDIA_FAULT_INTERNAL;
 }
 
+/* A float file may hold anything. An encoder of floats may search for ever for what fits an
+ * infinity, so nothing is let through that is not a number, or far beyond full scale. */
+static void tame(float *samples, int n)
+{
+    int i;
+
+    for (i = 0; i < n; i++) {
+        float x = samples[i] == samples[i] ? samples[i] : 0.0f;
+
+        x = x > -LOUDEST ? x : -LOUDEST;
+        samples[i] = x < LOUDEST ? x : LOUDEST;
+    }
+}
+
+static enum media_fault tame_frame(AVFrame *frame)
+{
+    int c, planes = frame->ch_layout.nb_channels, n = frame->nb_samples;
+
+    if (av_get_packed_sample_fmt((enum AVSampleFormat)frame->format) != AV_SAMPLE_FMT_FLT) {
+        return MEDIA_OK;
+    }
+    if (av_frame_make_writable(frame) < 0) {
+        return MEDIA_FAULT_MEMORY;
+    }
+    if (!av_sample_fmt_is_planar((enum AVSampleFormat)frame->format)) {
+        n *= planes;
+        planes = 1;
+    }
+    for (c = 0; c < planes; c++) {
+        tame((float *)(void *)frame->extended_data[c], n);
+    }
+    return MEDIA_OK;
+}
+
 enum media_fault output_frame(struct output *out, AVFrame *frame)
 {
+    enum media_fault f = tame_frame(frame);
+
+    if (f != MEDIA_OK) {
+        return f;
+    }
     frame->pts = out->samples;
     out->samples += frame->nb_samples;
     return avcodec_send_frame(out->codec, frame) < 0 ? MEDIA_FAULT_INTERNAL : drain(out);
