@@ -173,7 +173,7 @@ static enum err find_account(struct job *j, const char *email, struct id *user_o
 static enum err send_password_reset(struct job *j, const char *email)
 {
     struct scope *sc = job_scope(j);
-    struct profile_row account;
+    struct profile_row account = {.name = NULL};
     struct letter l;
     struct id user;
     const char *token;

@@ -19,9 +19,11 @@ enum { EXIT_CONFIG = 78 }; /* EX_CONFIG */
  * outlives the shell. */
 static void follow_supervisor(void)
 {
+    pid_t parent = getppid();
+
     if (getenv("SUPERVISOR_ENABLED") != NULL) {
         prctl(PR_SET_PDEATHSIG, SIGTERM);
-        if (getppid() == 1) {
+        if (getppid() != parent) {
             raise(SIGTERM);
         }
     }

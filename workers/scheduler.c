@@ -229,6 +229,19 @@ static void run(void)
     arena_close(&arena);
 }
 
+/* Under a supervisor nobody would stop us once it is gone. */
+static void follow_supervisor(void)
+{
+    pid_t parent = getppid();
+
+    if (getenv("SUPERVISOR_ENABLED") != NULL) {
+        prctl(PR_SET_PDEATHSIG, SIGTERM);
+        if (getppid() != parent) {
+            raise(SIGTERM);
+        }
+    }
+}
+
 int main(void)
 {
     struct instance_plan plan = {.path = NULL};
@@ -245,12 +258,7 @@ int main(void)
     sigaddset(&signals, SIGHUP);
     sigprocmask(SIG_BLOCK, &signals, NULL);
     signal(SIGPIPE, SIG_IGN);
-    if (getenv("SUPERVISOR_ENABLED") != NULL) {
-        prctl(PR_SET_PDEATHSIG, SIGTERM);
-        if (getppid() == 1) {
-            return EXIT_FAILURE;
-        }
-    }
+    follow_supervisor();
     crypto_open();
     crypto_random(random, sizeof(random));
     hex_encode(random, sizeof(random), lead.id);
