@@ -136,6 +136,26 @@ static const struct field change_fields[] = {
 };
 static const struct shape shape_change_new = SHAPE(change_new, change_fields);
 
+/* Set the password, and drop tokens that a mail still carries: whoever reads it must not undo this. */
+static enum err set_password(struct scope *sc, const struct user *old, const char *hash)
+{
+    struct place place = id_place(old->id);
+    struct user user;
+    enum err e;
+
+    TRY(pg_begin(sc, place));
+    e = pg_one(sc, q_users_set_password(sc, old->id, old->version, hash), &shape_user, &user);
+    e = e == ERR_NOT_FOUND ? ERR_CONFLICT : e;
+    if (e == OK) {
+        e = pg_exec(sc, q_password_resets_drop(sc, old->id), NULL);
+    }
+    if (e != OK) {
+        pg_rollback(sc, place);
+        return e;
+    }
+    return pg_commit(sc, place);
+}
+
 enum err h_auth_password_change(struct req *r)
 {
     struct scope *sc = req_scope(r);
@@ -156,8 +176,7 @@ enum err h_auth_password_change(struct req *r)
     }
     TRY(password_hash(sc, in.new_password, hash));
     TRY(session_end_all(sc, user.id, req_session(r)));
-    e = pg_one(sc, q_users_set_password(sc, user.id, user.version, hash), &shape_user, &user);
-    TRY(e == ERR_NOT_FOUND ? ERR_CONFLICT : e);
+    TRY(set_password(sc, &user, hash));
     pg_release(sc);
     (void)!session_end_all(sc, user.id, req_session(r));
     scope_forgive(sc);

@@ -442,6 +442,16 @@ def test_a_used_token_spoils_the_older_ones(stack, user, mailbox):
     assert reset(stack, tokens[0], "a harbour in the snow").status == 422
 
 
+def test_a_changed_password_spoils_the_tokens_of_mails(stack, user, mailbox):
+    stack.client().post("/api/auth/password/forgot", {"email": user.email}, expect=202)
+    token = mail.reset_token_of(mailbox.wait_for(user.email, "password"))
+    user.client.post("/api/auth/password/change",
+                     {"currentPassword": user.password, "newPassword": "a lighthouse at noon"},
+                     expect=204)
+    assert reset(stack, token, "a harbour in the snow").status == 422
+    assert user.login(password="a lighthouse at noon").status == 200
+
+
 def test_of_many_using_one_token_at_once_one_wins(stack, user, mailbox):
     stack.client().post("/api/auth/password/forgot", {"email": user.email}, expect=202)
     token = mail.reset_token_of(mailbox.wait_for(user.email, "password"))
