@@ -248,3 +248,9 @@ def test_kept_connections_leave_half_of_the_threads_free(processes, threads):
     kept = render_nginx.kept_connections(
         {"API_PROCESSES": str(processes), "API_THREADS": str(threads)})
     assert 0 <= kept * render_nginx.WORKERS <= processes * threads / 2
+
+
+def test_s3_tells_why_it_refuses_a_large_body():
+    body = b"x" * (8 << 20)
+    path = "/maxbooster-uploads/audio/x?X-Amz-Signature=bad"
+    assert {ask("PUT", path, body=body, url=S3_URL).status for _ in range(20)} == {400}
