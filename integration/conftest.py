@@ -1,7 +1,8 @@
 """Fixtures of all integration tests, and the check of the whole run against the contract.
 
-One process starts the mail server and judges the record at the end: the only one, or with -n the one that the workers report to.
-Tests on a private stack carry the xdist group "private", so that one worker runs them one after the other."""
+One process starts the mail server and judges the record at the end: the only one, or with -n
+the one that the workers report to. Tests on a private stack carry the xdist group "private", so
+that one worker runs them one after the other."""
 import os
 import pathlib
 import subprocess
@@ -40,7 +41,7 @@ def pytest_configure(config):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Files with servers or programs of their own stay on one worker; the private stack's row, the longest, begins."""
+    """Files with servers of their own stay on one worker; the longest row, of faults, begins."""
     for item in items:
         if item.path.stem in ALONE:
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
@@ -136,7 +137,8 @@ def private(stack):
     """A stack of its own with low limits, for tests that exhaust or break it."""
     worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0")
     with stacks.private_stack(
-            stack, f"{stack.folder.name}-{worker}", SHARD_COUNT=2, RATE_LIMIT_MAX=200, RATE_LIMIT_WINDOW_MS=10000,
+            stack, f"{stack.folder.name}-{worker}", SHARD_COUNT=2, RATE_LIMIT_MAX=200,
+            RATE_LIMIT_WINDOW_MS=10000,
             RATE_LIMIT_CRITICAL_MAX=20, MAX_SESSIONS=100, JOB_LEASE_MS=3000, JOB_HEARTBEAT_MS=300,
             JOB_BACKOFF_MS=200, SESSION_TTL=86400) as found:
         yield found

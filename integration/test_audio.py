@@ -39,7 +39,8 @@ def test_types_that_are_allowed(client, content_type, extension):
     assert reply.json["key"].endswith("." + extension)
 
 
-@pytest.mark.parametrize("content_type", ["audio/ogg", "video/mp4", "application/zip", "text/html", "image/svg+xml",
+@pytest.mark.parametrize("content_type", ["audio/ogg", "video/mp4", "application/zip", "text/html",
+                                          "image/svg+xml",
                                           "audio", "*/*", "audio/mpegurl", ""])
 def test_types_that_are_not_allowed_get_415(client, content_type):
     reply = upload_request(client, contentType=content_type)
@@ -62,9 +63,12 @@ def test_type_is_judged_before_size_and_size_before_fields(stack, client):
 
 
 @pytest.mark.parametrize("changes,violation", [
-    ({"fileName": None}, ("fileName", "required")), ({"contentType": None}, ("contentType", "required")),
-    ({"size": None}, ("size", "required")), ({"size": 0}, ("size", "range")), ({"size": -1}, ("size", "range")),
-    ({"size": "1000"}, ("size", "type")), ({"size": 10.5}, ("size", "type")), ({"size": True}, ("size", "type")),
+    ({"fileName": None}, ("fileName", "required")),
+    ({"contentType": None}, ("contentType", "required")),
+    ({"size": None}, ("size", "required")), ({"size": 0}, ("size", "range")),
+    ({"size": -1}, ("size", "range")),
+    ({"size": "1000"}, ("size", "type")), ({"size": 10.5}, ("size", "type")),
+    ({"size": True}, ("size", "type")),
     ({"fileName": "x" * 256}, ("fileName", "length")), ({"fileName": 7}, ("fileName", "type")),
     ({"key": "audio/x"}, ("key", "unknown")), ({"userId": "x"}, ("userId", "unknown"))])
 def test_upload_url_names_the_field_and_what_is_wrong_with_it(client, changes, violation):
@@ -74,7 +78,8 @@ def test_upload_url_names_the_field_and_what_is_wrong_with_it(client, changes, v
 
 
 @pytest.mark.parametrize("name,label", [
-    ("/etc/passwd.mp3", "passwd.mp3"), ("..\\..\\x\\song.mp3", "song.mp3"), ("../../../song.mp3", "song.mp3"),
+    ("/etc/passwd.mp3", "passwd.mp3"), ("..\\..\\x\\song.mp3", "song.mp3"),
+    ("../../../song.mp3", "song.mp3"),
     ("C:\\Music\\My Song.mp3", "My Song.mp3"), ("Ünïcode – 歌.mp3", "Ünïcode – 歌.mp3"),
     ("a;b&c='d'\"e\".mp3", "a;b&c='d'\"e\".mp3"), ("%2e%2e%2fx.mp3", "%2e%2e%2fx.mp3")])
 def test_a_file_name_is_a_label_without_its_path(client, name, label):
@@ -111,6 +116,10 @@ def test_the_url_takes_no_other_length_type_method_or_key(client):
 
 
 # complete-upload
+
+FOREIGN_KEY = ("audio/0199aa0c-5e1f-7c31-8a52-1f0b3c4d5e6f/"
+               "9b2f61d4-0199-8a4b-9c3d-7f6a5b4c3d2e.mp3")
+
 
 def test_completing_before_the_bytes_are_there_is_a_conflict_and_can_be_repeated(client):
     data = tracks.short_mp3()
@@ -156,8 +165,9 @@ def test_the_key_must_be_one_of_yours(user, other):
     audio.complete(other.client, grant["key"], expect=201)
 
 
-@pytest.mark.parametrize("key", ["x", "audio/", "../audit", "logs/2026-01-01/audit.log", "audio/a/b.mp3", "audio/%s/x.mp3",
-                                 "audio/0199aa0c-5e1f-7c31-8a52-1f0b3c4d5e6f/9b2f61d4-0199-8a4b-9c3d-7f6a5b4c3d2e.mp3"])
+@pytest.mark.parametrize("key", ["x", "audio/", "../audit", "logs/2026-01-01/audit.log",
+                                 "audio/a/b.mp3", "audio/%s/x.mp3",
+                                 FOREIGN_KEY])
 def test_a_key_that_is_none_is_404(client, key):
     audio.complete(client, key, expect=404)
 
@@ -170,7 +180,8 @@ def test_complete_upload_names_the_field_and_what_is_wrong_with_it(client, body,
     assert reply.violations == {violation}
 
 
-@pytest.mark.parametrize("make", [tracks.zip_archive, tracks.text, tracks.noise, tracks.picture, tracks.ogg_named_mp3],
+@pytest.mark.parametrize("make", [tracks.zip_archive, tracks.text, tracks.noise, tracks.picture,
+                                  tracks.ogg_named_mp3],
                          ids=lambda make: make.__name__)
 def test_what_is_no_mp3_is_rejected_for_good(client, make):
     grant = audio.store(client, "song.mp3", make())
@@ -220,7 +231,8 @@ def test_a_changed_url_is_worth_nothing(owner):
 
 
 @pytest.mark.parametrize("method,suffix,body", [
-    ("GET", "", None), ("PATCH", "", {"fileName": "mine.mp3"}), ("DELETE", "", None), ("GET", "/url", None)])
+    ("GET", "", None), ("PATCH", "", {"fileName": "mine.mp3"}), ("DELETE", "", None),
+    ("GET", "/url", None)])
 def test_another_users_file_is_not_there(owner, user, method, suffix, body):
     user.client.request(method, f"/api/audio/{owner.file['id']}{suffix}", json=body, expect=404)
     assert owner.client.get(f"/api/audio/{owner.file['id']}", expect=200).json == owner.file
@@ -253,8 +265,10 @@ def test_a_new_account_has_an_empty_list(client):
 
 
 @pytest.mark.parametrize("resource", ["audio", "jobs", "auth/sessions"])
-@pytest.mark.parametrize("query", ["limit=0", "limit=-1", "limit=101", "limit=1e2", "limit=", "limit=9999999999999999999",
-                                   "cursor=", "cursor=x", "cursor=%00", "cursor=" + "A" * 300, "page=2",
+@pytest.mark.parametrize("query", ["limit=0", "limit=-1", "limit=101", "limit=1e2", "limit=",
+                                   "limit=9999999999999999999",
+                                   "cursor=", "cursor=x", "cursor=%00", "cursor=" + "A" * 300,
+                                   "page=2",
                                    "limit=1&limit=2"])
 def test_lists_refuse_bad_paging(owner, resource, query):
     owner.client.get(f"/api/{resource}?{query}", expect=400 if "%00" in query else 422)
@@ -305,8 +319,10 @@ def test_a_deleted_file_is_gone_with_its_bytes(client):
 # Requests of jobs
 
 @pytest.mark.parametrize("body,fields", [
-    ({}, {"fileId", "format"}), ({"format": "mp3"}, {"fileId"}), ({"fileId": "x", "format": "mp3"}, {"fileId"}),
-    ({"fileId": "F", "format": "midi"}, {"format"}), ({"fileId": "F", "format": "mp3", "bitrate": 7}, {"bitrate"}),
+    ({}, {"fileId", "format"}), ({"format": "mp3"}, {"fileId"}), ({"fileId": "x", "format": "mp3"},
+            {"fileId"}),
+    ({"fileId": "F", "format": "midi"}, {"format"}),
+    ({"fileId": "F", "format": "mp3", "bitrate": 7}, {"bitrate"}),
     ({"fileId": "F", "format": "mp3", "bitrate": "high"}, {"bitrate"}),
     ({"fileId": "F", "format": "mp3", "sampleRate": 1}, {"sampleRate"}),
     ({"fileId": "F", "format": "mp3", "channels": 0}, {"channels"}),
@@ -321,17 +337,21 @@ def test_convert_names_the_field_and_what_is_wrong_with_it(owner, body, fields):
 
 @pytest.mark.parametrize("body", [
     {"format": "mp3", "bitrate": 128000, "quality": 5}, {"format": "wav", "bitrate": 128000},
-    {"format": "flac", "bitrate": 128000}, {"format": "mp3", "channels": 6}, {"format": "opus", "sampleRate": 44100},
+    {"format": "flac", "bitrate": 128000}, {"format": "mp3", "channels": 6},
+    {"format": "opus", "sampleRate": 44100},
     {"format": "mp3", "sampleRate": 96000}])
 def test_convert_refuses_what_a_format_cannot_do_up_front(owner, body):
     owner.client.post("/api/audio/convert", {"fileId": owner.file["id"]} | body, expect=422)
 
 
 @pytest.mark.parametrize("body,fields", [
-    ({}, {"fileId"}), ({"fileId": "F", "zoom": 0}, {"zoom"}), ({"fileId": "F", "zoom": "x"}, {"zoom"}),
+    ({}, {"fileId"}), ({"fileId": "F", "zoom": 0}, {"zoom"}), ({"fileId": "F", "zoom": "x"},
+            {"zoom"}),
     ({"fileId": "F", "bits": 12}, {"bits"}), ({"fileId": "F", "version": 3}, {"version"}),
-    ({"fileId": "F", "perChannel": "yes"}, {"perChannel"}), ({"fileId": "F", "width": 1}, {"width"}),
-    ({"fileId": "F", "height": 100000}, {"height"}), ({"fileId": "F", "pixelsPerSecond": 0}, {"pixelsPerSecond"}),
+    ({"fileId": "F", "perChannel": "yes"}, {"perChannel"}), ({"fileId": "F", "width": 1},
+            {"width"}),
+    ({"fileId": "F", "height": 100000}, {"height"}), ({"fileId": "F", "pixelsPerSecond": 0},
+                                                      {"pixelsPerSecond"}),
     ({"fileId": "F", "rms": True}, {"rms"})])
 def test_waveform_names_the_field_and_what_is_wrong_with_it(owner, body, fields):
     body = {k: owner.file["id"] if v == "F" else v for k, v in body.items()}
@@ -340,7 +360,8 @@ def test_waveform_names_the_field_and_what_is_wrong_with_it(owner, body, fields)
 
 
 @pytest.mark.parametrize("body", [
-    {"zoom": []}, {"zoom": [256, "x"]}, {"zoom": [0]}, {"zoom": list(range(100, 300))}, {"zoom": 256, "pixelsPerSecond": 10},
+    {"zoom": []}, {"zoom": [256, "x"]}, {"zoom": [0]}, {"zoom": list(range(100, 300))},
+    {"zoom": 256, "pixelsPerSecond": 10},
     {"colors": {"background": "red; DROP"}}, {"colors": 7}, {"colors": {"evil": "#000000"}}])
 def test_waveform_refuses_odd_zooms_and_colors(owner, body):
     owner.client.post("/api/audio/waveform", {"fileId": owner.file["id"]} | body, expect=422)

@@ -42,7 +42,8 @@ def test_register_places_the_user_on_the_shard_of_his_id(stack, api):
 def test_password_is_stored_as_argon2id_only(stack, api):
     reply = register(api)
     user_id = reply.json["id"]
-    [(row,)] = stack.sql(stack.shard_of(user_id), "SELECT u::text FROM users u WHERE id = %s", user_id)
+    [(row,)] = stack.sql(stack.shard_of(user_id), "SELECT u::text FROM users u WHERE id = %s",
+                         user_id)
     assert "$argon2id$v=19$m=" in row
     assert GOOD not in row
 
@@ -73,9 +74,11 @@ def test_of_many_registering_one_address_at_once_one_wins(stack):
     ({"email": None}, ("email", "required")), ({"password": None}, ("password", "required")),
     ({"name": None}, ("name", "required")), ({"email": 7}, ("email", "type")),
     ({"password": ["x"]}, ("password", "type")), ({"name": {}}, ("name", "type")),
-    ({"password": "short"}, ("password", "length")), ({"password": "x" * 129}, ("password", "length")),
+    ({"password": "short"}, ("password", "length")), ({"password": "x" * 129},
+                                                      ("password", "length")),
     ({"name": ""}, ("name", "length")), ({"name": "n" * 101}, ("name", "length")),
-    ({"password": "password"}, ("password", "breached")), ({"password": "12345678"}, ("password", "breached")),
+    ({"password": "password"}, ("password", "breached")), ({"password": "12345678"},
+                                                           ("password", "breached")),
     ({"password": "QWERTY123"}, ("password", "breached")), ({"role": "admin"}, ("role", "unknown")),
     ({"id": "0199aa0c-5e1f-7c31-8a52-1f0b3c4d5e6f"}, ("id", "unknown"))])
 def test_register_names_the_field_and_what_is_wrong_with_it(api, changes, violation):
@@ -84,7 +87,8 @@ def test_register_names_the_field_and_what_is_wrong_with_it(api, changes, violat
     assert reply.violations == {violation}
 
 
-@pytest.mark.parametrize("email", ["nobody", "@example.org", "nobody@", "a b@example.org", "a@b@example.org",
+@pytest.mark.parametrize("email", ["nobody", "@example.org", "nobody@", "a b@example.org",
+                                   "a@b@example.org",
                                    "a\u0000b@example.org", "a@example.org\r\nBcc: x@example.org",
                                    "a@exa mple.org", "<a@example.org>", "a@.org", "a@example..org",
                                    '"a"@example.org,b@example.org', "x" * 250 + "@example.org"])
@@ -127,7 +131,8 @@ def test_login_gives_a_token_and_the_same_as_a_cookie(stack, user):
 
 def test_a_session_works_by_bearer_and_by_cookie(stack, user):
     stack.client(token=user.client.token).get("/api/auth/me", expect=200)
-    stack.client().get("/api/auth/me", headers={"Cookie": f"session={user.client.token}"}, expect=200)
+    stack.client().get("/api/auth/me", headers={"Cookie": f"session={user.client.token}"},
+                       expect=200)
 
 
 def test_login_takes_the_address_in_any_case(user):
@@ -155,7 +160,8 @@ def test_login_with_an_old_session_ends_that_one(stack, user):
 def test_wrong_password_and_unknown_address_get_the_same_answer(stack, user):
     def answer(email):
         client = stack.client()
-        reply = patiently(lambda: client.post("/api/auth/login", {"email": email, "password": "not this one"}))
+        reply = patiently(lambda: client.post("/api/auth/login",
+                                              {"email": email, "password": "not this one"}))
         own = {"instance", "requestId"}
         return reply.status, {k: v for k, v in reply.json.items() if k not in own}
     known, unknown = answer(user.email), answer(random_email())
@@ -218,9 +224,11 @@ def test_a_breached_password_can_still_be_typed_wrongly(stack, user):
 
 # Sessions
 
-@pytest.mark.parametrize("token", ["", "x", "A" * 64, "A" * 10000, "ä", "../../etc/passwd", "a.b.c", "null", "*", "\t"])
+@pytest.mark.parametrize("token", ["", "x", "A" * 64, "A" * 10000, "ä", "../../etc/passwd", "a.b.c",
+                                   "null", "*", "\t"])
 def test_a_token_that_is_none_gets_401(stack, token):
-    reply = stack.client().get("/api/auth/me", headers={"Authorization": b"Bearer " + token.encode()})
+    reply = stack.client().get("/api/auth/me",
+                               headers={"Authorization": b"Bearer " + token.encode()})
     assert reply.status in (401, 400, 431), reply
     assert "WWW-Authenticate" in reply.headers or reply.status != 401
 
@@ -391,7 +399,8 @@ def test_password_change_needs_the_current_password(user):
     assert user.login().status == 200
 
 
-@pytest.mark.parametrize("new,code", [("short", "length"), ("x" * 129, "length"), ("password1", "breached")])
+@pytest.mark.parametrize("new,code", [("short", "length"), ("x" * 129, "length"),
+                                      ("password1", "breached")])
 def test_password_change_keeps_the_rules(user, new, code):
     reply = change(user.client, user.password, new)
     assert reply.violations == {("newPassword", code)}

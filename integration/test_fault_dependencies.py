@@ -1,4 +1,4 @@
-"""Each dependency down and half-open: bounded answers, the right codes, and recovery without a restart."""
+"""Each dependency down and half-open: bounded answers, right codes, recovery without a restart."""
 import concurrent.futures
 import time
 
@@ -38,7 +38,8 @@ def refused(client, method, path, **options):
     start = time.monotonic()
     reply = client.request(method, path, expect=503, timeout=BOUND_S + 10, **options)
     assert time.monotonic() - start < BOUND_S
-    assert reply.code in ("dependency_unavailable", "timed_out", "write_unknown", "overloaded", "pool_saturated"), reply
+    assert reply.code in ("dependency_unavailable", "timed_out", "write_unknown", "overloaded",
+                          "pool_saturated"), reply
     assert int(reply.headers["Retry-After"]) >= 1
     return reply
 
@@ -67,7 +68,8 @@ def test_without_redis_nobody_is_served_blindly_and_all_comes_back(private, user
         refused(user.client, "GET", "/api/auth/me")
         refused(user.client, "POST", "/api/audio/upload-url",
                 json={"fileName": "a.mp3", "contentType": "audio/mpeg", "size": 9})
-        refused(private.client(), "POST", "/api/auth/login", json={"email": user.email, "password": user.password})
+        refused(private.client(), "POST", "/api/auth/login", json={"email": user.email,
+                "password": user.password})
         told_down(private.client(), "redis")
         still_healthy(private.client())
     wait_until(lambda: user.client.get("/api/auth/me").status == 200, 15, "Redis to be used again")
@@ -75,17 +77,21 @@ def test_without_redis_nobody_is_served_blindly_and_all_comes_back(private, user
 
 
 @pytest.mark.parametrize("how", DOWN)
-def test_without_postgresql_reads_and_writes_are_refused_and_all_comes_back(private, user, api_pids, how):
+def test_without_postgresql_reads_and_writes_are_refused_and_all_comes_back(private, user, api_pids,
+        how):
     with getattr(private, how)("postgres"):
         still_healthy(private.client())
         refused(user.client, "GET", "/api/auth/me")
         refused(user.client, "POST", "/api/audio/upload-url",
                 json={"fileName": "a.mp3", "contentType": "audio/mpeg", "size": 9})
-        assert user.client.get("/api/auth/sessions", expect=200).seconds < 2, "sessions need Redis only"
+        assert user.client.get("/api/auth/sessions",
+                               expect=200).seconds < 2, "sessions need Redis only"
         told_down(private.client(), "postgres")
         still_healthy(private.client())
-    wait_until(lambda: user.client.get("/api/auth/me").status == 200, 30, "PostgreSQL to be used again")
-    assert user.client.get("/api/audio", expect=200).json["items"][0]["id"] == user.pending["fileId"]
+    wait_until(lambda: user.client.get("/api/auth/me").status == 200, 30,
+               "PostgreSQL to be used again")
+    assert user.client.get("/api/audio",
+                           expect=200).json["items"][0]["id"] == user.pending["fileId"]
     private.wait_ready()
 
 
@@ -95,16 +101,20 @@ def test_without_s3_everything_else_goes_on_and_uploads_wait(private, user, api_
         still_healthy(private.client())
         user.client.get("/api/auth/me", expect=200)
         audio.begin_upload(user.client, "b.mp3", b"x")
-        refused(user.client, "POST", "/api/audio/complete-upload", json={"key": user.pending["key"]})
+        refused(user.client, "POST", "/api/audio/complete-upload",
+                json={"key": user.pending["key"]})
         told_down(private.client(), "s3")
-    done = wait_until(lambda: (r := audio.complete(user.client, user.pending["key"])).status == 201 and r, 20,
+    done = wait_until(lambda: (r := audio.complete(user.client, user.pending["key"])).status == 201
+                      and r, 20,
                       "S3 to be used again")
     assert done.json["status"] == "verified"
     private.wait_ready()
 
 
-@pytest.mark.parametrize("program,path", [("postgres", "/api/auth/me"), ("redis", "/api/auth/me"), ("s3", None)])
-def test_a_dependency_that_hangs_takes_no_threads_from_routes_that_do_without_it(private, user, program, path):
+@pytest.mark.parametrize("program,path", [("postgres", "/api/auth/me"), ("redis", "/api/auth/me"),
+                                          ("s3", None)])
+def test_a_dependency_that_hangs_takes_no_threads_from_routes_that_do_without_it(private, user,
+        program, path):
     """More requests than there are threads hang; health and what needs another dependency go on."""
     threads = int(private.env.get("API_PROCESSES", "2")) * int(private.env.get("API_THREADS", "16"))
 
@@ -112,12 +122,14 @@ def test_a_dependency_that_hangs_takes_no_threads_from_routes_that_do_without_it
         client = private.client(token=user.client.token)
         if path:
             return client.get(path, checked=False, timeout=60).status
-        return client.post("/api/audio/complete-upload", {"key": user.pending["key"]}, checked=False, timeout=60).status
+        return client.post("/api/audio/complete-upload", {"key": user.pending["key"]},
+                           checked=False, timeout=60).status
     with concurrent.futures.ThreadPoolExecutor(threads + 8) as pool:
         with private.frozen(program):
             hanging = [pool.submit(hang, n) for n in range(threads + 8)]
             for _ in range(5):
-                assert private.client().get("/api/system/health", expect=200, timeout=60).seconds < 3
+                assert private.client().get("/api/system/health", expect=200,
+                                            timeout=60).seconds < 3
         statuses = {f.result() for f in hanging}
     assert statuses <= {200, 201, 503, 429, 409}, statuses
     wait_until(lambda: user.client.get("/api/auth/me").status == 200, 30, "everything to be back")
@@ -127,8 +139,10 @@ def test_a_job_waits_for_s3_and_is_done_when_it_is_back(private):
     account = private.user()
     file = audio.upload(account.client, "a.mp3", tracks.short_mp3())
     with private.stopped("s3"):
-        job = account.client.post("/api/audio/waveform", {"fileId": file["id"]}, expect=202).json["jobId"]
-        wait_until(lambda: account.client.get(f"/api/jobs/{job}").json["status"] == "processing", 10, "a try")
+        job = account.client.post("/api/audio/waveform", {"fileId": file["id"]},
+                                  expect=202).json["jobId"]
+        wait_until(lambda: account.client.get(f"/api/jobs/{job}").json["status"] == "processing",
+                   10, "a try")
     assert audio.wait_job(account.client, job)["status"] == "completed"
 
 
@@ -136,7 +150,8 @@ def test_a_job_is_promised_without_the_worker_and_done_when_it_is_there(private)
     account = private.user()
     file = audio.upload(account.client, "a.mp3", tracks.short_mp3())
     with private.stopped("worker"):
-        job = account.client.post("/api/audio/waveform", {"fileId": file["id"]}, expect=202).json["jobId"]
+        job = account.client.post("/api/audio/waveform", {"fileId": file["id"]},
+                                  expect=202).json["jobId"]
         assert account.client.get(f"/api/jobs/{job}").json["status"] == "queued"
     assert audio.wait_job(account.client, job)["status"] == "completed"
 
@@ -145,7 +160,8 @@ def test_a_job_that_redis_forgot_is_put_back(private):
     account = private.user()
     file = audio.upload(account.client, "a.mp3", tracks.short_mp3())
     with private.stopped("worker"):
-        job = account.client.post("/api/audio/waveform", {"fileId": file["id"]}, expect=202).json["jobId"]
+        job = account.client.post("/api/audio/waveform", {"fileId": file["id"]},
+                                  expect=202).json["jobId"]
         connection = private.redis()
         for key in connection.scan_iter(match="*{audio}*", count=1000):
             connection.delete(key)

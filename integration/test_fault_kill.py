@@ -1,4 +1,4 @@
-"""kill -9 of each single process during the main job: nothing acknowledged is lost, and nobody is logged out."""
+"""kill -9 of each process during the main job: nothing promised is lost, nobody is logged out."""
 import pytest
 import requests
 
@@ -49,26 +49,33 @@ def test_killing_it_loses_nothing_that_was_acknowledged(private, user, victim):
     file = audio.upload(user.client, "kept.mp3", data)
     long_file = audio.upload(user.client, "silence.flac", tracks.hour_of_silence())
     pending = audio.store(user.client, "pending.mp3", data)
-    jobs = [user.client.post("/api/audio/convert", {"fileId": long_file["id"], "format": "flac"}, expect=202).json["jobId"],
-            user.client.post("/api/audio/waveform", {"fileId": file["id"]}, expect=202).json["jobId"]]
-    wait_until(lambda: user.client.get(f"/api/jobs/{jobs[0]}").json["status"] == "processing", 20, "the job to start",
+    jobs = [user.client.post("/api/audio/convert", {"fileId": long_file["id"], "format": "flac"},
+                             expect=202).json["jobId"],
+            user.client.post("/api/audio/waveform", {"fileId": file["id"]},
+                             expect=202).json["jobId"]]
+    wait_until(lambda: user.client.get(f"/api/jobs/{jobs[0]}").json["status"] == "processing", 20,
+               "the job to start",
                every=0.01)
 
     pid = VICTIMS[victim](private)
     private.wait_ready()
     assert answers(user.client, "/api/auth/me")["id"] == user.id
     for job in jobs:
-        wait_until(lambda job=job: answers(user.client, f"/api/jobs/{job}")["status"] in ("completed", "failed"), 60,
+        wait_until(lambda job=job: answers(user.client,
+                                           f"/api/jobs/{job}")["status"] in ("completed", "failed"),
+                                           60,
                    f"job {job} to end")
         assert answers(user.client, f"/api/jobs/{job}")["status"] == "completed"
     assert audio.download(answers(user.client, f"/api/audio/{file['id']}/url")["url"]) == data
-    done = wait_until(lambda: (r := audio.complete(user.client, pending["key"])).status == 201 and r, 20,
+    done = wait_until(lambda: (r := audio.complete(user.client, pending["key"])).status == 201
+                      and r, 20,
                       "the pending upload to complete")
     assert done.json["status"] == "verified"
     assert pid not in [p.pid for p in private.processes("api")]
 
 
-@pytest.mark.parametrize("program", ["api", "worker", "scheduler", "redis", "postgres", "s3", "nginx"])
+@pytest.mark.parametrize("program", ["api", "worker", "scheduler", "redis", "postgres", "s3",
+                                     "nginx"])
 def test_a_killed_program_is_back_within_two_seconds(private, user, program):
     old = private.kill_main(program)
 
@@ -90,9 +97,11 @@ def test_a_killed_api_process_is_replaced(private):
 
 def test_a_job_whose_worker_was_killed_has_not_used_up_an_attempt(private, user):
     file = audio.upload(user.client, "silence.flac", tracks.hour_of_silence())
-    job = user.client.post("/api/audio/convert", {"fileId": file["id"], "format": "mp3", "bitrate": 320000},
+    job = user.client.post("/api/audio/convert", {"fileId": file["id"], "format": "mp3",
+                                                  "bitrate": 320000},
                            expect=202).json["jobId"]
-    wait_until(lambda: user.client.get(f"/api/jobs/{job}").json["status"] == "processing", 20, "the job to start")
+    wait_until(lambda: user.client.get(f"/api/jobs/{job}").json["status"] == "processing", 20,
+               "the job to start")
     private.kill_worker()
     ended = audio.wait_job(user.client, job)
     assert ended["attempts"] == 1

@@ -117,4 +117,5 @@ def test_a_registration_can_be_repeated(stack):
 
 @pytest.mark.parametrize("bad", ["x" * 256, "with space", "ü"])
 def test_a_key_that_is_none_is_refused(client, bad):
-    client.post("/api/audio/upload-url", BODY, headers={"Idempotency-Key": bad.encode()}, expect=400)
+    client.post("/api/audio/upload-url", BODY, headers={"Idempotency-Key": bad.encode()},
+                expect=400)

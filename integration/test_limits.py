@@ -56,7 +56,8 @@ def test_a_limit_is_refilled_with_time(private):
     reply = user.client.get("/api/auth/me")
     from harness.waits import wait_until
     wait = int(reply.headers.get("Retry-After", "1"))
-    wait_until(lambda: user.client.get("/api/auth/me").status == 200, wait + 1.5, "the refill", every=0.5)
+    wait_until(lambda: user.client.get("/api/auth/me").status == 200, wait + 1.5, "the refill",
+               every=0.5)
 
 
 def test_two_users_of_one_address_do_not_share_a_limit(private):
@@ -69,14 +70,15 @@ def test_two_users_of_one_address_do_not_share_a_limit(private):
 def test_critical_routes_are_limited_per_address(private):
     client = private.client()
     most = quota(private, "RATE_LIMIT_CRITICAL_MAX")
-    statuses = [client.post("/api/auth/password/forgot", {"email": "x@example.org"}).status for _ in range(most + 15)]
+    statuses = [client.post("/api/auth/password/forgot", {"email": "x@example.org"}).status
+                for _ in range(most + 15)]
     assert statuses[:most] == [202] * most
     assert 429 in statuses[most:]
     private.client().post("/api/auth/password/forgot", {"email": "x@example.org"}, expect=202)
 
 
 def test_an_invented_forwarded_address_buys_no_new_limit(private):
-    """The right-most address that we do not trust counts; what stands left of it the client made up."""
+    """The right-most untrusted address counts; what stands left of it the client made up."""
     address = random_address()
     client = private.client()
     statuses = []

@@ -84,7 +84,8 @@ def test_a_trace_goes_down_into_the_job(stack, user):
         found = []
         for log in stack.log_files():
             if "worker" in log.name:
-                found += [line for line in log.read_text().splitlines() if reply.json["jobId"] in line]
+                found += [line for line in log.read_text().splitlines()
+                          if reply.json["jobId"] in line]
         return found
     from harness.waits import wait_until
     lines = [json.loads(line) for line in wait_until(job_lines, 10, "the job's log line")]
@@ -92,19 +93,25 @@ def test_a_trace_goes_down_into_the_job(stack, user):
 
 
 def test_a_failure_tells_its_code_in_the_log_and_its_cause_only_there(stack, client):
-    request_id, reply = traced(client, "GET", "/api/audio/9b2f61d4-0199-8a4b-9c3d-7f6a5b4c3d2e", expect=404)
+    request_id, reply = traced(client, "GET", "/api/audio/9b2f61d4-0199-8a4b-9c3d-7f6a5b4c3d2e",
+                               expect=404)
     assert the_line(stack, request_id)["code"] == reply.code == "not_found"
 
 
 @pytest.mark.parametrize("method,path,body,most", [
-    ("GET", "/api/system/health", None, {"dbCount": 0, "redisCount": 0, "s3Count": 0, "arenaBytes": 32768}),
-    ("GET", "/api/auth/me", None, {"dbCount": 1, "redisCount": 1, "s3Count": 0, "arenaBytes": 65536}),
-    ("GET", "/api/audio", None, {"dbCount": 1, "redisCount": 1, "s3Count": 0, "arenaBytes": 131072}),
+    ("GET", "/api/system/health", None, {"dbCount": 0, "redisCount": 0, "s3Count": 0,
+                                         "arenaBytes": 32768}),
+    ("GET", "/api/auth/me", None, {"dbCount": 1, "redisCount": 1, "s3Count": 0,
+                                   "arenaBytes": 65536}),
+    ("GET", "/api/audio", None, {"dbCount": 1, "redisCount": 1, "s3Count": 0,
+                                 "arenaBytes": 131072}),
     ("GET", "/api/jobs", None, {"dbCount": 1, "redisCount": 1, "s3Count": 0, "arenaBytes": 131072}),
     ("POST", "/api/audio/upload-url", {"fileName": "a.mp3", "contentType": "audio/mpeg", "size": 9},
      {"dbCount": 1, "redisCount": 1, "s3Count": 0, "arenaBytes": 65536}),
-    ("PATCH", "/api/auth/me", {"name": "Z"}, {"dbCount": 2, "redisCount": 1, "s3Count": 0, "arenaBytes": 65536}),
-    ("GET", "/api/nothing", None, {"dbCount": 0, "redisCount": 0, "s3Count": 0, "arenaBytes": 65536})])
+    ("PATCH", "/api/auth/me", {"name": "Z"}, {"dbCount": 2, "redisCount": 1, "s3Count": 0,
+                                              "arenaBytes": 65536}),
+    ("GET", "/api/nothing", None, {"dbCount": 0, "redisCount": 0, "s3Count": 0,
+                                   "arenaBytes": 65536})])
 def test_a_route_keeps_to_its_budget(stack, client, method, path, body, most):
     request_id, _ = traced(client, method, path, json=body)
     line = the_line(stack, request_id)
@@ -112,8 +119,10 @@ def test_a_route_keeps_to_its_budget(stack, client, method, path, body, most):
         assert line[name] <= bound, (name, line[name])
 
 
-INJECTIONS = ['"}\\n{"event":"forged"', '\\",\\"status\\":200,\\"x\\":\\"', "%0a%7b%22event%22:%22forged%22%7d", "\u2028{}",
-              "%1b%5b31m", "${jndi:ldap://evil}", "%s%n%x", "\\", "\\u0022", "'; DROP TABLE users--", "<script>"]
+INJECTIONS = ['"}\\n{"event":"forged"', '\\",\\"status\\":200,\\"x\\":\\"',
+              "%0a%7b%22event%22:%22forged%22%7d", "\u2028{}",
+              "%1b%5b31m", "${jndi:ldap://evil}", "%s%n%x", "\\", "\\u0022",
+              "'; DROP TABLE users--", "<script>"]
 
 
 @pytest.mark.parametrize("attempt", INJECTIONS)
@@ -127,7 +136,8 @@ def test_a_path_cannot_forge_a_line(stack, client, attempt):
     assert "forged" not in {line["event"] for line in our_lines(stack)}
 
 
-@pytest.mark.parametrize("field", ["User-Agent", "Referer", "X-Forwarded-For", "Cookie", "Authorization", "traceparent", "Origin"])
+@pytest.mark.parametrize("field", ["User-Agent", "Referer", "X-Forwarded-For", "Cookie",
+                                   "Authorization", "traceparent", "Origin"])
 def test_a_header_cannot_forge_a_line(stack, client, field):
     for attempt in ('"}', '","status":999,"a":"', "a\t{", "\\", 'x" "event":"forged'):
         request_id, _ = traced(client, "GET", "/api/none", headers={field: attempt})
@@ -140,14 +150,17 @@ def test_no_secret_is_in_any_log(stack, mailbox):
     unique = "secret " + uuid.uuid4().hex
     hidden = {"token": account.client.token, "password": account.password}
     stack.client().post("/api/auth/login", {"email": account.email, "password": unique})
-    stack.client().post("/api/auth/register", {"email": "not an address", "password": unique, "name": "x"})
+    stack.client().post("/api/auth/register", {"email": "not an address", "password": unique,
+                                               "name": "x"})
     stack.client().get(f"/api/nothing?token={account.client.token}", expect=404)
-    stack.client().get("/api/auth/me", headers={"Cookie": f"session={account.client.token}"}, expect=200)
+    stack.client().get("/api/auth/me", headers={"Cookie": f"session={account.client.token}"},
+                       expect=200)
     grant = audio.store(account.client, "a.mp3", tracks.short_mp3())
     file = audio.complete(account.client, grant["key"], expect=201).json
     url = account.client.get(f"/api/audio/{file['id']}/url").json["url"]
     audio.download(url)
-    audio.wait_job(account.client, account.client.post("/api/audio/waveform", {"fileId": file["id"]}).json["jobId"])
+    audio.wait_job(account.client, account.client.post("/api/audio/waveform",
+                                                       {"fileId": file["id"]}).json["jobId"])
     stack.client().post("/api/auth/password/forgot", {"email": account.email}, expect=202)
     reset = mail.reset_token_of(mailbox.wait_for(account.email, "password"))
     env = stack.env
@@ -158,7 +171,8 @@ def test_no_secret_is_in_any_log(stack, mailbox):
         found = re.search(r"(?:://[^:@/]*:|password=)([^@\s]+)", env.get(name, ""))
         if found:
             hidden[name] = found.group(1)
-    hidden |= {"typed password": unique, "reset token": reset, "upload signature": grant["url"].split("Signature=")[1][:64],
+    hidden |= {"typed password": unique, "reset token": reset,
+               "upload signature": grant["url"].split("Signature=")[1][:64],
                "download signature": url.split("Signature=")[1][:64], "e-mail": account.email}
     for log in stack.log_files():
         content = log.read_bytes()
@@ -173,5 +187,6 @@ def test_every_line_of_our_programs_is_json(stack):
 
 def test_unknown_accounts_leave_no_trace_of_their_address(stack):
     email = random_email()
-    request_id, _ = traced(stack.client(), "POST", "/api/auth/login", json={"email": email, "password": "whatever it is"})
+    request_id, _ = traced(stack.client(), "POST", "/api/auth/login",
+                           json={"email": email, "password": "whatever it is"})
     assert email not in json.dumps(the_line(stack, request_id))

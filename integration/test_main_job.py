@@ -1,4 +1,4 @@
-"""The main job over real audio: from registering to the converted file, checked by independent tools."""
+"""The main job over real audio, from registering to the converted file; judged by other tools."""
 import json
 
 import pytest
@@ -56,7 +56,8 @@ def test_a_track_goes_up_and_its_waveform_and_another_format_come_back(stack):
 
     made = client.get(f"/api/audio/{result['fileId']}", expect=200).json
     assert (made["status"], made["origin"], made["key"]) == ("verified", "convert", result["key"])
-    assert {item["id"] for item in client.get("/api/audio").json["items"]} == {file["id"], made["id"]}
+    assert {item["id"] for item in client.get("/api/audio").json["items"]} == {file["id"],
+            made["id"]}
 
 
 @pytest.fixture(scope="module")
@@ -134,9 +135,12 @@ def test_pixels_per_second_choose_the_zoom(artist):
 
 
 @pytest.mark.parametrize("body,codec", [
-    ({"format": "mp3", "bitrate": 192000}, "mp3"), ({"format": "mp3", "quality": 7}, "mp3"), ({"format": "wav"}, "pcm_s16le"),
-    ({"format": "flac"}, "flac"), ({"format": "m4a", "bitrate": 128000}, "aac"), ({"format": "aac"}, "aac"),
-    ({"format": "ogg"}, "vorbis"), ({"format": "opus", "bitrate": 96000}, "opus")], ids=lambda v: str(v)[:40])
+    ({"format": "mp3", "bitrate": 192000}, "mp3"), ({"format": "mp3", "quality": 7}, "mp3"),
+    ({"format": "wav"}, "pcm_s16le"),
+    ({"format": "flac"}, "flac"), ({"format": "m4a", "bitrate": 128000}, "aac"),
+    ({"format": "aac"}, "aac"),
+    ({"format": "ogg"}, "vorbis"), ({"format": "opus", "bitrate": 96000}, "opus")],
+    ids=lambda v: str(v)[:40])
 def test_every_format_is_made_and_plays(artist, body, codec):
     file = audio.upload(artist.client, "music.wav", tracks.wav())
     job = run(artist.client, "convert", file, **body)
@@ -175,9 +179,11 @@ def test_rate_and_channels_are_changed_as_asked(artist):
 
 
 ODD = {
-    "8-bit mono": ("8bit.wav", tracks.eight_bit_mono, {"sampleRate": 8000, "channels": 1, "bitDepth": 8}),
+    "8-bit mono": ("8bit.wav", tracks.eight_bit_mono, {"sampleRate": 8000, "channels": 1,
+                                                       "bitDepth": 8}),
     "24-bit 96 kHz wav": ("24bit.wav", tracks.deep_wav, {"sampleRate": 96000, "bitDepth": 24}),
-    "24-bit 96 kHz flac": ("24bit.flac", tracks.deep_flac, {"sampleRate": 96000, "bitDepth": 24, "codec": "flac"}),
+    "24-bit 96 kHz flac": ("24bit.flac", tracks.deep_flac, {"sampleRate": 96000, "bitDepth": 24,
+                                                            "codec": "flac"}),
     "6 channels": ("51.flac", tracks.six_channels, {"channels": 6}),
     "cover art": ("cover.mp3", tracks.with_cover, {"codec": "mp3"}),
     "speech": ("speech.wav", tracks.speech, {"sampleRate": 22050, "channels": 1}),
@@ -200,7 +206,8 @@ def test_odd_files_are_understood_and_worked_on(artist, what):
     body = {"format": "mp3"} | ({"channels": 2} if file["channels"] > 2 else {})
     if file["sampleRate"] > 48000:
         body["sampleRate"] = 48000
-    stream, _ = audio.ffprobe(audio.download(run(artist.client, "convert", file, **body)["result"]["url"]))
+    stream, _ = audio.ffprobe(audio.download(run(artist.client, "convert", file,
+                                                 **body)["result"]["url"]))
     assert stream["codec_name"] == "mp3"
 
 
@@ -210,14 +217,16 @@ def test_cover_art_is_kept(artist):
     assert audio.stream_kinds(audio.download(result["url"])) == ["audio", "video"]
 
 
-@pytest.mark.parametrize("name,make", [("cut.mp3", tracks.truncated), ("cut.wav", tracks.truncated_wav)])
+@pytest.mark.parametrize("name,make", [("cut.mp3", tracks.truncated),
+                                       ("cut.wav", tracks.truncated_wav)])
 def test_a_truncated_file_gives_what_is_there_or_a_reason(artist, name, make):
     grant = audio.store(artist.client, name, make())
     reply = audio.complete(artist.client, grant["key"], expect=(201, 422))
     if reply.status == 422:
         assert reply.json["errors"]
         return
-    started = artist.client.post("/api/audio/waveform", {"fileId": grant["fileId"], "zoom": 512}, expect=202)
+    started = artist.client.post("/api/audio/waveform", {"fileId": grant["fileId"], "zoom": 512},
+                                 expect=202)
     job = audio.wait_job(artist.client, started.json["jobId"], wanted=("completed", "failed"))
     if job["status"] == "failed":
         assert job["error"]["code"] == "media_invalid"
@@ -226,6 +235,7 @@ def test_a_truncated_file_gives_what_is_there_or_a_reason(artist, name, make):
 
 
 def test_a_file_of_no_bytes_cannot_be_announced(artist):
-    reply = artist.client.post("/api/audio/upload-url", {"fileName": "empty.wav", "contentType": "audio/wav", "size": 0},
+    reply = artist.client.post("/api/audio/upload-url", {"fileName": "empty.wav",
+                                                         "contentType": "audio/wav", "size": 0},
                                expect=422)
     assert reply.violations == {("size", "range")}

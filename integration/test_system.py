@@ -52,7 +52,8 @@ def test_configuration_shows_values_and_masks_every_secret(stack, admin):
         if item["secret"]:
             assert item["value"] in ("", "***"), name
     for name, value in env.items():
-        if re.search("SECRET|PASSWORD|DATABASE_.*URL|^DATABASE_URL|REDIS_URL|ACCESS_KEY", name) and len(value) > 8:
+        if re.search("SECRET|PASSWORD|DATABASE_.*URL|^DATABASE_URL|REDIS_URL|ACCESS_KEY",
+                     name) and len(value) > 8:
             assert value not in reply.text, name
 
 
@@ -71,8 +72,8 @@ def test_an_administrator_made_by_the_operators_tool_may_see_the_configuration(s
 
 def test_metrics_count_requests_over_all_processes_of_the_instance(stack, api):
     def health_count():
-        return sum(value for name, value in stack.metrics().items()
-                   if name.startswith('http_server_request_duration_seconds_count{http_route="GET /api/system/health"'))
+        wanted = 'http_server_request_duration_seconds_count{http_route="GET /api/system/health"'
+        return sum(value for name, value in stack.metrics().items() if name.startswith(wanted))
     before = health_count()
     for _ in range(20):
         api.get("/api/system/health", expect=200)
@@ -93,7 +94,8 @@ def test_an_unknown_path_is_a_problem_404(api):
 
 
 @pytest.mark.parametrize("path,allowed", [
-    ("/api/system/health", {"GET"}), ("/api/auth/login", {"POST"}), ("/api/auth/me", {"GET", "PATCH"}),
+    ("/api/system/health", {"GET"}), ("/api/auth/login", {"POST"}),
+    ("/api/auth/me", {"GET", "PATCH"}),
     ("/api/audio", {"GET"}), ("/api/jobs/9b2f61d4-0199-8a4b-9c3d-7f6a5b4c3d2e", {"GET", "DELETE"})])
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE"])
 def test_a_wrong_method_is_told_the_right_ones(client, path, allowed, method):
@@ -122,7 +124,8 @@ def test_a_well_formed_request_id_is_taken_over(api):
     assert reply.headers["X-Request-Id"] == "track-0001_a.b"
 
 
-@pytest.mark.parametrize("bad", ["short", "x" * 65, 'with "quotes" in', "a,b,c,d,e,f", "<script>alert(1)</script>",
+@pytest.mark.parametrize("bad", ["short", "x" * 65, 'with "quotes" in', "a,b,c,d,e,f",
+                                 "<script>alert(1)</script>",
                                  "${jndi:ldap://x}"])
 def test_a_malformed_request_id_is_replaced(api, bad):
     reply = api.get("/api/nothing", headers={"X-Request-Id": bad}, expect=404)

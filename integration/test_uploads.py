@@ -22,7 +22,8 @@ def parts_of(data, upload):
 
 def send(client, upload, data, numbers):
     """PUT these parts; {number: etag}."""
-    granted = client.post(f"{UPLOADS}/{upload['id']}/parts", {"partNumbers": numbers}, expect=200).json
+    granted = client.post(f"{UPLOADS}/{upload['id']}/parts", {"partNumbers": numbers},
+                          expect=200).json
     assert [part["partNumber"] for part in granted["parts"]] == numbers
     etags = {}
     for part in granted["parts"]:
@@ -106,13 +107,15 @@ def test_an_aborted_upload_takes_nothing_more(client, big):
     assert client.get(f"{UPLOADS}/{upload['id']}", expect=(200, 404)).status in (200, 404)
     client.post(f"{UPLOADS}/{upload['id']}/parts", {"partNumbers": [1]}, expect=(404, 409))
     client.post(f"{UPLOADS}/{upload['id']}/complete", expect=(404, 409))
-    stored = requests.put(part["url"], data=parts_of(big, upload)[1], headers=part["headers"], timeout=60)
+    stored = requests.put(part["url"], data=parts_of(big, upload)[1], headers=part["headers"],
+                          timeout=60)
     assert stored.status_code == 404
     client.delete(f"{UPLOADS}/{upload['id']}", expect=(204, 404))
 
 
 @pytest.mark.parametrize("method,suffix,body", [
-    ("GET", "", None), ("DELETE", "", None), ("POST", "/complete", None), ("POST", "/parts", {"partNumbers": [1]})])
+    ("GET", "", None), ("DELETE", "", None), ("POST", "/complete", None),
+    ("POST", "/parts", {"partNumbers": [1]})])
 def test_another_users_upload_is_not_there(user, other, method, suffix, body):
     upload = begin(other.client, tracks.short_mp3(), "a.mp3").json
     user.client.request(method, f"{UPLOADS}/{upload['id']}{suffix}", json=body, expect=404)
@@ -127,7 +130,8 @@ def test_type_is_judged_before_size_and_size_before_fields(stack, client):
 
 
 @pytest.mark.parametrize("body,field", [
-    ({}, "partNumbers"), ({"partNumbers": []}, "partNumbers"), ({"partNumbers": [0]}, "partNumbers"),
+    ({}, "partNumbers"), ({"partNumbers": []}, "partNumbers"),
+    ({"partNumbers": [0]}, "partNumbers"),
     ({"partNumbers": [3]}, "partNumbers"), ({"partNumbers": [1, 1]}, "partNumbers"),
     ({"partNumbers": ["1"]}, "partNumbers"), ({"partNumbers": 1}, "partNumbers"),
     ({"partNumbers": list(range(1, 102))}, "partNumbers"), ({"partNumbers": [1], "x": 1}, "x")])

@@ -4,8 +4,8 @@
     check_contract.py            the record of the last run (MB_RECORD, by default build/record)
     check_contract.py --static   only routes and document, as `make lint` does
 
-It fails where a route is not documented, a documented operation has no route, a route was never answered with success in the
-run, or a reply broke its schema."""
+It fails where a route is not documented, a documented operation has no route, a route was never
+answered with success in the run, or a reply broke its schema."""
 import collections
 import pathlib
 import sys
@@ -19,11 +19,14 @@ from harness import contract, record  # noqa: E402  (found by the path above)
 
 def static_faults(routes, operations):
     """Differences between the route table and the document."""
-    faults = [f"{key}: routed, but not documented" for key in sorted(routes.keys() - operations.keys())]
-    faults += [f"{key}: documented, but not routed" for key in sorted(operations.keys() - routes.keys())]
+    faults = [f"{key}: routed, but not documented"
+              for key in sorted(routes.keys() - operations.keys())]
+    faults += [f"{key}: documented, but not routed"
+               for key in sorted(operations.keys() - routes.keys())]
     for key in sorted(routes.keys() & operations.keys()):
         if routes[key] != operations[key]["operationId"]:
-            faults.append(f"{key}: handler {routes[key]}, operationId {operations[key]['operationId']}")
+            name = operations[key]["operationId"]
+            faults.append(f"{key}: handler {routes[key]}, operationId {name}")
     return faults
 
 

@@ -4,9 +4,10 @@
     gen_openapi.py OUT_DIR      writes openapi.json, openapi.c and openapi.h there
     gen_openapi.py --check      only checks
 
-An operation is written once, without what all have in common. This tool adds that: the parameters of every request, the
-headers of every reply, and the problem replies named by x-problems, whose codes come from lib/err.def. It refuses what
-cannot be right: a reference to nothing, a name given twice, an operation without a handler's name.
+An operation is written once, without what all have in common. This tool adds that: the parameters
+of every request, the headers of every reply, and the problem replies named by x-problems, whose
+codes come from lib/err.def. It refuses what cannot be right: a reference to nothing, a name given
+twice, an operation without a handler's name.
 """
 import copy
 import json
@@ -38,9 +39,10 @@ def read_errors():
 
 
 def merge(into, other, where):
-    """Add the members of other; a name that both have is a fault, down to the level of single entries."""
+    """Add the members of other; a name that both have is a fault, down to single entries."""
     for name, value in other.items():
-        if name in into and isinstance(into[name], dict) and isinstance(value, dict) and len(where) < 2:
+        if name in into and isinstance(into[name], dict) and isinstance(value,
+                dict) and len(where) < 2:
             merge(into[name], value, where + [name])
         elif name in into:
             raise Fault(f"{'.'.join(where + [name])}: given twice")
@@ -216,7 +218,8 @@ def check(document):
             raise Fault(f"{name}: operationId {handler!r} is no handler's name, or given twice")
         seen.add(handler)
         declared = {p.get("name") or resolve(document, p["$ref"])["name"]
-                    for p in document["paths"][path].get("parameters", []) + operation["parameters"]}
+                    for p in document["paths"][path].get("parameters",
+                                                         []) + operation["parameters"]}
         for variable in re.findall(r"{(\w+)}", path):
             if variable not in declared:
                 raise Fault(f"{name}: path parameter {variable} is not declared")

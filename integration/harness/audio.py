@@ -85,7 +85,8 @@ def _told_by(program, data, *words):
 
 def ffprobe(data):
     """What ffprobe says of the first audio stream and of the container."""
-    told = json.loads(_told_by("ffprobe", data, "-show_streams", "-show_format", "-of", "json", "FILE"))
+    told = json.loads(_told_by("ffprobe", data, "-show_streams", "-show_format", "-of", "json",
+                               "FILE"))
     stream = next(s for s in told["streams"] if s["codec_type"] == "audio")
     return stream, told["format"]
 

@@ -61,7 +61,7 @@ class Contract:
     def faults(self, exchange):
         """What is wrong with a reply, as sentences; empty where it keeps the contract.
 
-        exchange: dict with method, path, requestBody (text or None), status, headers, body (text)."""
+        exchange: dict with method, path, requestBody (text or None), status, headers, body."""
         method = "GET" if exchange["method"] == "HEAD" else exchange["method"]
         key = canonical_key(method, exchange["path"])
         operation = self.operations.get(key)

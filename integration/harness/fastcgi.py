@@ -1,4 +1,4 @@
-"""FastCGI by hand (Open Market specification 1.0), to speak to the API's socket without the proxy."""
+"""FastCGI by hand (Open Market specification 1.0): to the API's socket without the proxy."""
 import socket
 import struct
 
@@ -44,7 +44,7 @@ def request(params, body=b"", role=1, flags=0, request_id=1):
 
 
 def ask(path, data, timeout=5, close_write=False):
-    """Send bytes to a unix socket and read until it closes or falls silent; the STDOUT stream's text."""
+    """Send bytes to a unix socket and read until it closes or falls silent; the STDOUT text."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(timeout)
         connection.connect(path)

@@ -2,8 +2,8 @@
 import json
 import os
 import pathlib
+import re
 
-SECRET_HEADERS = {"authorization", "cookie", "set-cookie"}
 BODY_KEPT = 262144
 
 
@@ -27,9 +27,9 @@ class Recorder:
         self._file = open(folder() / f"{os.getpid()}.jsonl", "a", buffering=1, encoding="utf-8")
 
     def add(self, exchange):
-        """Record an exchange with the name of the running test."""
+        """Record an exchange with the name of the running test, without the session's cookie."""
         line = dict(exchange, test=os.environ.get("PYTEST_CURRENT_TEST", ""))
-        line["headers"] = {name: "***" if name.lower() in SECRET_HEADERS else value
+        line["headers"] = {name: re.sub("(session=)[^;]+", r"\1***", value)
                            for name, value in exchange["headers"].items()}
         for member in ("requestBody", "body"):
             if line[member] and len(line[member]) > BODY_KEPT:

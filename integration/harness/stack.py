@@ -1,4 +1,4 @@
-"""A running stack: where it is, its configuration, its processes, and the faults a test can cause in it."""
+"""A running stack: address, configuration, processes, and the faults a test can cause in it."""
 import concurrent.futures
 import contextlib
 import json
@@ -26,8 +26,10 @@ sys.path.insert(0, str(ROOT / "deploy"))
 
 from stack import procs  # noqa: E402  (deploy/stack, found by the path above)
 
-HOW_TO_RUN = """The integration tests need a running stack. `make test` starts one of its own; to use one that is up:
-    deploy/run-integration-tests   or   MB_URL=http://127.0.0.1:8080 MB_STACK_DIR=.data/default pytest integration"""
+HOW_TO_RUN = """The integration tests need a running stack.
+    make test                      starts one of its own, as does
+    deploy/run-integration-tests   with pytest's arguments; and one that is up is used by
+    MB_URL=http://127.0.0.1:8080 MB_STACK_DIR=.data/default pytest integration"""
 READY_S = 60
 
 
@@ -147,7 +149,7 @@ class Stack:
     # Processes
 
     def processes(self, program):
-        """The living processes of a program (api, worker, scheduler, redis, postgres, s3, nginx)."""
+        """The living processes of a program: api, worker, scheduler, redis, postgres, s3, nginx."""
         folders = {p["cwd"]: n for n, p in self.programs().items() if p["has_own_folder"]}
         every = {p.pid: p for p in procs.of_stack(str(self.folder), folders)}
         mine = {pid for pid, p in every.items() if p.program == program}
@@ -244,16 +246,17 @@ class Stack:
 
 
 def wait_steady(client, path="/api/auth/me", seconds=30):
-    """Wait until many requests at once, which reach every thread of the API, are all answered by 200."""
+    """Wait until many requests at once, enough for every thread, are all answered by 200."""
     def all_well():
         clients = [Client(client.base_url, client.address, client.token) for _ in range(16)]
         with concurrent.futures.ThreadPoolExecutor(len(clients)) as pool:
-            return all(pool.map(lambda c: all(c.get(path).status == 200 for _ in range(4)), clients))
+            return all(pool.map(lambda c: all(c.get(path).status == 200 for _ in range(4)),
+                                clients))
     waits.wait_until(all_well, seconds, f"{path} to be answered by every thread", every=0.2)
 
 
 def free_port_base():
-    """A PORT_BASE whose first forty ports are free; below the range that the kernel gives to clients."""
+    """A PORT_BASE whose first forty ports are free; below those that the kernel gives out."""
     for base in random.sample(range(20000, 32600, 100), 126):
         try:
             with contextlib.ExitStack() as held:

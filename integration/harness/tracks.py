@@ -1,4 +1,4 @@
-"""Audio to test with: real music from a Debian package, speech, and odd files; made once, kept under build/material."""
+"""Audio to test with: real music from a Debian package, speech, odd files; in build/material."""
 import functools
 import io
 import os
@@ -35,14 +35,16 @@ def _kept(name, make):
 
 def _ffmpeg(*words):
     def make(path):
-        subprocess.run(["ffmpeg", "-v", "error", "-nostdin", *words, str(path)], check=True, timeout=120)
+        subprocess.run(["ffmpeg", "-v", "error", "-nostdin", *words, str(path)], check=True,
+                       timeout=120)
     return make
 
 
 def wav(seconds=10):
     """The beginning of the music as 16-bit stereo WAV."""
     return _kept(f"music-{seconds}s.wav", _ffmpeg("-t", str(seconds), "-i", str(MUSIC), "-af",
-                                                  STEREO, "-ar", "44100", "-bitexact", "-map_metadata", "-1", "-c:a", "pcm_s16le"))
+                                                  STEREO, "-ar", "44100", "-bitexact",
+                                                  "-map_metadata", "-1", "-c:a", "pcm_s16le"))
 
 
 def flac(seconds=10):
@@ -53,30 +55,35 @@ def flac(seconds=10):
 
 def short_mp3():
     """Five seconds of the music."""
-    return _kept("music-5s.mp3", _ffmpeg("-t", "5", "-i", str(MUSIC), "-c:a", "libmp3lame", "-b:a", "128k"))
+    return _kept("music-5s.mp3", _ffmpeg("-t", "5", "-i", str(MUSIC), "-c:a", "libmp3lame", "-b:a",
+                                         "128k"))
 
 
 def speech():
     """Somebody talking: WAV, mono, 22,050 Hz."""
     def make(path):
-        subprocess.run(["espeak-ng", "-w", str(path), "The quick brown fox plays bass on Friday nights."],
+        subprocess.run(["espeak-ng", "-w", str(path),
+                        "The quick brown fox plays bass on Friday nights."],
                        check=True, timeout=60)
     return _kept("speech.wav", make)
 
 
 def eight_bit_mono():
     """8-bit unsigned WAV, mono, 8 kHz."""
-    return _kept("8bit.wav", _ffmpeg("-t", "4", "-i", str(MUSIC), "-ac", "1", "-ar", "8000", "-c:a", "pcm_u8"))
+    return _kept("8bit.wav", _ffmpeg("-t", "4", "-i", str(MUSIC), "-ac", "1", "-ar", "8000", "-c:a",
+                                     "pcm_u8"))
 
 
 def deep_wav():
     """24-bit WAV, 96 kHz."""
-    return _kept("24bit.wav", _ffmpeg("-t", "4", "-i", str(MUSIC), "-ar", "96000", "-c:a", "pcm_s24le"))
+    return _kept("24bit.wav", _ffmpeg("-t", "4", "-i", str(MUSIC), "-ar", "96000", "-c:a",
+                                      "pcm_s24le"))
 
 
 def deep_flac():
     """24-bit FLAC, 96 kHz."""
-    return _kept("24bit.flac", _ffmpeg("-t", "4", "-i", str(MUSIC), "-ar", "96000", "-sample_fmt", "s32",
+    return _kept("24bit.flac", _ffmpeg("-t", "4", "-i", str(MUSIC), "-ar", "96000", "-sample_fmt",
+                                       "s32",
                                        "-bits_per_raw_sample", "24"))
 
 
@@ -88,14 +95,16 @@ def six_channels():
 def with_cover():
     """MP3 with a picture inside."""
     return _kept("cover.mp3", _ffmpeg(
-        "-t", "4", "-i", str(MUSIC), "-f", "lavfi", "-i", "testsrc=size=600x600:duration=0.04:rate=25",
+        "-t", "4", "-i", str(MUSIC), "-f", "lavfi", "-i",
+        "testsrc=size=600x600:duration=0.04:rate=25",
         "-map", "0:a", "-map", "1:v", "-c:a", "libmp3lame", "-c:v", "png", "-frames:v", "1",
         "-id3v2_version", "3", "-disposition:v", "attached_pic"))
 
 
 def hour_of_silence():
     """3,600 s of nothing as FLAC."""
-    return _kept("silence.flac", _ffmpeg("-f", "lavfi", "-t", "3600", "-i", "anullsrc=r=44100:cl=stereo",
+    return _kept("silence.flac", _ffmpeg("-f", "lavfi", "-t", "3600", "-i",
+                                         "anullsrc=r=44100:cl=stereo",
                                          "-sample_fmt", "s16"))
 
 
@@ -130,7 +139,8 @@ def noise():
 
 def picture():
     """A PNG."""
-    return _kept("picture.png", _ffmpeg("-f", "lavfi", "-i", "testsrc=size=64x64:duration=0.04:rate=25",
+    return _kept("picture.png", _ffmpeg("-f", "lavfi", "-i",
+                                        "testsrc=size=64x64:duration=0.04:rate=25",
                                         "-frames:v", "1"))
 
 
