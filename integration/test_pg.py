@@ -285,7 +285,7 @@ def test_a_waiter_gets_the_lease_that_becomes_free(driver):
     assert a("read 0")["error"] == "OK"
     b.send("read 0")
     wait_until(lambda: a("state 0")["leases"] == 1, 1, "the lease")
-    time.sleep(0.2)
+    time.sleep(0.2)  # the wait itself is what is measured
     a("release")
     reply = b.receive()
     assert reply["error"] == "OK" and 150 <= reply["pool_wait_us"] / 1000 < 1000
@@ -348,7 +348,7 @@ def test_a_killed_backend_is_not_noticed_by_reads(driver, server):
         assert d("read 0")["error"] == "OK"
     d("release")
     server.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app'")
-    time.sleep(0.1)
+    time.sleep(0.1)  # longer than an idle connection is trusted without a look
     assert d("append 0")["error"] == "OK"  # an idle connection that was closed is seen before use
 
 
@@ -400,7 +400,7 @@ def test_acknowledged_writes_survive_crashes_of_the_server(driver, server):
     server.sql("TRUNCATE driver_log", database="driver")
     d.send("run append 0 4 3000 2000 0")
     for _ in range(2):
-        time.sleep(0.7)
+        time.sleep(0.7)  # the load runs meanwhile
         server.stop()
         server.start()
     outcomes = d.receive()["outcomes"]
