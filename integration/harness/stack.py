@@ -1,6 +1,7 @@
 """A running stack: address, configuration, processes, and the faults a test can cause in it."""
 import concurrent.futures
 import contextlib
+import fcntl
 import json
 import os
 import pathlib
@@ -10,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import urllib.parse
 import xmlrpc.client
 
@@ -255,24 +257,34 @@ def wait_steady(client, path="/api/auth/me", seconds=30):
     waits.wait_until(all_well, seconds, f"{path} to be answered by every thread", every=0.2)
 
 
+@contextlib.contextmanager
 def free_port_base():
-    """A PORT_BASE whose first forty ports are free; below those that the kernel gives out."""
+    """A PORT_BASE whose first forty ports are free, below those that the kernel gives out; locked, as
+    deploy/run-integration-tests does it, so that nobody else chooses it meanwhile."""
     for base in random.sample(range(20000, 32600, 100), 126):
-        try:
-            with contextlib.ExitStack() as held:
-                for port in range(base, base + 40):
-                    s = held.enter_context(socket.socket())
-                    s.bind(("127.0.0.1", port))
-            return base
-        except OSError:
-            continue
+        lock = pathlib.Path(tempfile.gettempdir(), f"maxbooster-ports-{base}.lock")
+        with contextlib.ExitStack() as held:
+            try:
+                file = held.enter_context(open(lock, "w", encoding="ascii"))
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                with contextlib.ExitStack() as sockets:
+                    for port in range(base, base + 40):
+                        sockets.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            yield base
+            return
     raise AssertionError("no free range of ports")
 
 
 @contextlib.contextmanager
 def private_stack(like, name, **variables):
     """A stack of its own, of the same programs as another one, gone with its data at the end."""
-    base = free_port_base()
+    with free_port_base() as base:
+        yield from _run_stack(like, name, base, variables)
+
+
+def _run_stack(like, name, base, variables):
     tool = [str(ROOT / "deploy/stack.py")]
     unwanted = ("STACK", "PORT_BASE", "TIER", "PHASE", "MAKEFLAGS", "MFLAGS", "MAKELEVEL")
     env = {k: v for k, v in os.environ.items() if k not in unwanted}
