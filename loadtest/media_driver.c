@@ -4,10 +4,10 @@
  *   media-driver probe FILE
  *   media-driver run OPERATION PARAMS_JSON OUT_PREFIX FILE…      outputs go to OUT_PREFIX.<n>
  *
- * --timeout-ms N, --cancel-ms N (the watch says stop after that time), --slow-us N (each read
- * takes that long more), --discard (outputs are hashed and dropped), --threads N (run the same N
- * times at once). The result is printed as JSON; a failure as
- * {"error","detail","code","field","cause"}, exit status 1. */
+ * --s3: FILE is a key, and outputs go to keys OUT_PREFIX.<n>. --timeout-ms N, --cancel-ms N (the
+ * watch says stop after that time), --slow-us N (each read takes that long more), --discard
+ * (outputs are hashed and dropped), --threads N (run the same N times at once). The result is
+ * printed as JSON; a failure as {"error","detail","code","field","cause"}, exit status 1. */
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -17,13 +17,15 @@
 #include "lib/clock.h"
 #include "lib/config.h"
 #include "lib/media.h"
+#include "lib/media_s3.h"
+#include "lib/s3.h"
 #include "lib/str.h"
 
 enum { ARENA_BYTES = 4 << 20, THREADS_MAX = 64, EXIT_USAGE = 2 };
 
 struct options {
     int64_t timeout_ms, cancel_ms, slow_us, threads;
-    bool discard;
+    bool discard, s3;
 };
 
 struct file {
@@ -183,6 +185,38 @@ static enum err probe(struct scope *sc, const struct media_source *source)
     return OK;
 }
 
+static void on_target(void *context, int output, const char **key_out,
+                      const char **content_type_out)
+{
+    static char keys[MEDIA_OUTPUTS_MAX][256];
+
+    (void)snprintf(keys[output], sizeof(keys[output]), "%s.%d", (const char *)context, output);
+    *key_out = keys[output];
+    *content_type_out = "application/octet-stream";
+}
+
+/* S3 to S3, as a worker does it. */
+static enum err run_s3(struct scope *sc, const struct job *job, const struct media_watch *watch)
+{
+    const char *key = job->argv[4], *result = NULL;
+    struct media_s3_sink *s;
+    struct media_source source;
+    struct media_sink sink;
+    struct s3_object object;
+    enum err e;
+
+    TRY(s3_head(sc, key, &object));
+    media_source_s3(sc, key, object.etag, object.size, &source);
+    s = media_s3_sink_open(sc, on_target, job->argv[3], &sink);
+    e = media_run(sc, job->argv[1], job->argv[2], &source, 1, &sink, watch, job->options.timeout_ms,
+                  &result);
+    media_s3_sink_close(&s);
+    if (e == OK) {
+        (void)printf("%s\n", result);
+    }
+    return e;
+}
+
 static enum err run(struct scope *sc, const struct job *job, const struct media_source *sources,
                     size_t n)
 {
@@ -194,6 +228,9 @@ static enum err run(struct scope *sc, const struct job *job, const struct media_
     const struct media_watch watch = {.progress = on_progress, .context = &cancel};
     const char *result;
 
+    if (job->options.s3) {
+        return run_s3(sc, job, &watch);
+    }
     out->options = &job->options;
     out->prefix = job->number == 0 ? job->argv[3]
                                    : arena_printf(sc->arena, "%s-%d", job->argv[3], job->number);
@@ -215,7 +252,7 @@ static void *work(void *p)
 
     scope_init(&sc, arena, job->options.timeout_ms);
     sources = arena_array(arena, struct media_source, (size_t)(job->argc - first));
-    for (i = first; i < job->argc; i++) {
+    for (i = first; i < job->argc && !job->options.s3; i++) {
         struct file *f = arena_new(arena, struct file);
         struct stat st;
 
@@ -233,7 +270,7 @@ static void *work(void *p)
         print_failure(&sc, e);
     }
     job->failed = e != OK;
-    for (i = first; i < job->argc; i++) {
+    for (i = first; i < job->argc && !job->options.s3; i++) {
         (void)close(((const struct file *)sources[i - first].context)->fd);
     }
     arena_close(&arena);
@@ -258,8 +295,9 @@ int main(int argc, char **argv)
     int at = 1, i;
 
     while (at < argc && strncmp(argv[at], "--", 2) == 0) {
-        if (strcmp(argv[at], "--discard") == 0) {
-            options.discard = true;
+        if (strcmp(argv[at], "--discard") == 0 || strcmp(argv[at], "--s3") == 0) {
+            options.discard = options.discard || argv[at][2] == 'd';
+            options.s3 = options.s3 || argv[at][2] == 's';
             at++;
         } else if (at + 1 < argc && option(argv[at], argv[at + 1], &options)) {
             at += 2;

@@ -1,0 +1,99 @@
+"""The media child between a real S3 server's objects: ranges in, parts out, as a worker runs it."""
+import hashlib
+import json
+import os
+import pathlib
+import subprocess
+
+import boto3
+import botocore.config
+import pytest
+
+from harness import audio, s3lab, tracks
+
+pytestmark = pytest.mark.xdist_group("s3lab")
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+BIN = pathlib.Path(os.environ.get("MEDIA_BIN", ROOT / "build/bin"))
+PART = 5242880
+BUCKET = s3lab.BUCKET
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs():
+    """The programs are built."""
+    if "MEDIA_BIN" not in os.environ:
+        subprocess.run(["make", "-s", "build/bin/media-driver", "build/bin/maxbooster-media"],
+                       cwd=ROOT, check=True, timeout=600)
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory):
+    """A real S3 server."""
+    found = s3lab.Gateway(tmp_path_factory.mktemp("s3"))
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="module")
+def bucket(gateway):
+    """It, as boto3 sees it."""
+    return boto3.client("s3", endpoint_url=gateway.url, region_name="us-east-1",
+                        aws_access_key_id=s3lab.ACCESS_KEY, aws_secret_access_key=s3lab.SECRET_KEY,
+                        config=botocore.config.Config(s3={"addressing_style": "path"}))
+
+
+def run(gateway, operation, params, key, ok=True, options=()):
+    """The driver's JSON."""
+    done = subprocess.run(
+        [BIN / "media-driver", *options, "--s3", "run", operation, json.dumps(params), "out", key],
+        capture_output=True, timeout=120, check=False,
+        env={"S3_ENDPOINT": gateway.url, "AWS_ACCESS_KEY_ID": s3lab.ACCESS_KEY, "S3_BUCKET": BUCKET,
+             "AWS_SECRET_ACCESS_KEY": s3lab.SECRET_KEY, "MULTIPART_PART_BYTES": str(PART)})
+    assert done.returncode == (0 if ok else 1), (done.stdout, done.stderr)
+    return json.loads(done.stdout)
+
+
+def stored(bucket, key):
+    """The bytes of an object."""
+    return bucket.get_object(Bucket=BUCKET, Key=key)["Body"].read()
+
+
+def uploads(bucket):
+    """Multipart uploads that are open."""
+    return bucket.list_multipart_uploads(Bucket=BUCKET).get("Uploads", [])
+
+
+@pytest.fixture(scope="module")
+def long_file(bucket):
+    """The whole music, five minutes, as an object."""
+    bucket.put_object(Bucket=BUCKET, Key="music.mp3", Body=tracks.music())
+    return "music.mp3"
+
+
+def test_a_conversion_of_several_parts_is_stored_and_hashed_right(gateway, bucket, long_file):
+    result = run(gateway, "convert", {"format": "wav"}, long_file)
+    data = stored(bucket, "out.0")
+    assert len(data) == result["size"] > 4 * PART
+    assert hashlib.sha256(data).hexdigest() == result["sha256"]
+    assert int.from_bytes(data[4:8], "little") == len(data) - 8
+    assert not uploads(bucket)
+
+
+def test_a_small_result_is_one_object(gateway, bucket, long_file):
+    result = run(gateway, "waveform", {"zoom": [256]}, long_file)
+    for made in result["files"]:
+        data = stored(bucket, f"out.{made['output']}")
+        assert (len(data), hashlib.sha256(data).hexdigest()) == (made["size"], made["sha256"])
+    assert audio.parse_dat(stored(bucket, "out.0"))["length"] == json.loads(stored(bucket, "out.1"))["length"]
+
+
+def test_what_is_cancelled_leaves_no_upload_behind(gateway, bucket):
+    bucket.put_object(Bucket=BUCKET, Key="silence.flac", Body=tracks.hour_of_silence())
+    told = run(gateway, "convert", {"format": "wav"}, "silence.flac", ok=False, options=["--cancel-ms", "700"])
+    assert told["error"] == "conflict"
+    assert not uploads(bucket)
+
+
+def test_a_source_that_is_not_there_is_told(gateway):
+    assert run(gateway, "convert", {"format": "wav"}, "nowhere", ok=False)["error"] == "not_found"
