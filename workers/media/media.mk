@@ -1,8 +1,7 @@
 # maxbooster-media: libav from its static archives, so that only what formats.def lists is linked in.
 #
-# The archives hold position-dependent code, hence -no-pie. LAME, Opus and Vorbis are named by their run-time
-# files: their
-# -dev packages are not needed.
+# The archives hold position-dependent code, hence -no-pie. LAME, Opus and Vorbis are named by their
+# run-time files: their -dev packages are not needed.
 
 LIBS_MEDIA := -no-pie -Wl,--gc-sections -l:libavfilter.a -l:libavformat.a -l:libavcodec.a -l:libswresample.a \
               -l:libavutil.a -l:libmp3lame.so.0 -l:libopus.so.0 -l:libvorbis.so.0 -l:libvorbisenc.so.2 \
