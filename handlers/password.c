@@ -136,7 +136,8 @@ static const struct field change_fields[] = {
 };
 static const struct shape shape_change_new = SHAPE(change_new, change_fields);
 
-/* Set the password, and drop tokens that a mail still carries: whoever reads it must not undo this. */
+/* Set the password, and drop tokens that a mail still carries: whoever reads it must not undo
+ * this. */
 static enum err set_password(struct scope *sc, const struct user *old, const char *hash)
 {
     struct place place = id_place(old->id);

@@ -86,7 +86,15 @@ static const struct variable variables[] = {
 #undef CFG_SECRET
 #undef CFG_SECRETS
 
+/* A snapshot that was published stays for ever, since somebody may still read it; the chain
+ * keeps it findable. */
+struct snapshot {
+    struct config config;
+    struct snapshot *older;
+};
+
 static _Atomic(const struct config *) published;
+static struct snapshot *newest;
 
 const struct config *config(void)
 {
@@ -124,6 +132,15 @@ static int64_t *int_slot(const struct variable *v, struct config *c)
     return (int64_t *)((char *)c + v->offset);
 }
 
+/* Texts other than the default are the snapshot's own. */
+static void drop_text(const struct variable *v, const char **slot)
+{
+    if (*slot != v->default_text) {
+        free((char *)(uintptr_t)*slot);
+        *slot = v->default_text;
+    }
+}
+
 static bool set_value(const struct variable *v, int i, const char *text, struct config *c,
                       FILE *faults)
 {
@@ -146,7 +163,8 @@ static bool set_value(const struct variable *v, int i, const char *text, struct 
                 (long long)v->max);
         return false;
     }
-    *text_slot(v, c, i) = strdup(text); /* lives as long as the snapshot: for ever */
+    drop_text(v, text_slot(v, c, i)); /* the file's, where the environment wins */
+    *text_slot(v, c, i) = strdup(text);
     return true;
 }
 
@@ -340,35 +358,58 @@ static bool fits_together(const struct config *c, FILE *faults)
     return true;
 }
 
-/* A new snapshot, or NULL with the faults told. */
-static struct config *read_all(FILE *faults)
+/* End a snapshot that was never published. */
+static void discard(struct snapshot *s)
 {
-    struct config *c = calloc(1, sizeof(*c));
+    size_t n;
+    int i;
+
+    for (n = 0; n < ARRAY_LEN(variables); n++) {
+        const struct variable *v = &variables[n];
+
+        for (i = 0; v->kind != KIND_INT && i < (v->count > 0 ? v->count : 1); i++) {
+            drop_text(v, text_slot(v, &s->config, i));
+        }
+    }
+    free(s);
+}
+
+static void publish(struct snapshot *s)
+{
+    s->older = newest;
+    newest = s;
+    atomic_store_explicit(&published, &s->config, memory_order_release);
+}
+
+/* A new snapshot, or NULL with the faults told. */
+static struct snapshot *read_all(FILE *faults)
+{
+    struct snapshot *s = calloc(1, sizeof(*s));
     const char *path = getenv("CONFIG_FILE");
     bool is_good;
 
-    if (c == NULL) {
+    if (s == NULL) {
         fputs("There is no memory for the configuration.\n", faults);
         return NULL;
     }
-    set_defaults(c);
-    is_good = path == NULL || *path == '\0' || apply_file(path, c, faults);
-    is_good = apply_environment(c, faults) && is_good;
-    if (!is_good || !fits_together(c, faults)) {
-        free(c);
+    set_defaults(&s->config);
+    is_good = path == NULL || *path == '\0' || apply_file(path, &s->config, faults);
+    is_good = apply_environment(&s->config, faults) && is_good;
+    if (!is_good || !fits_together(&s->config, faults)) {
+        discard(s);
         return NULL;
     }
-    return c;
+    return s;
 }
 
 bool config_load(FILE *faults)
 {
-    struct config *c = read_all(faults);
+    struct snapshot *s = read_all(faults);
 
-    if (c == NULL) {
+    if (s == NULL) {
         return false;
     }
-    atomic_store_explicit(&published, c, memory_order_release);
+    publish(s);
     return true;
 }
 
@@ -391,15 +432,15 @@ static int changed_member(const struct variable *v, struct config *old, struct c
 bool config_reload(FILE *faults)
 {
     struct config *old = (struct config *)(uintptr_t)config();
-    struct config *c = read_all(faults);
+    struct snapshot *s = read_all(faults);
     bool is_good = true;
     size_t n;
 
-    if (c == NULL) {
+    if (s == NULL) {
         return false;
     }
     for (n = 0; n < ARRAY_LEN(variables); n++) {
-        int member = changed_member(&variables[n], old, c);
+        int member = changed_member(&variables[n], old, &s->config);
 
         if (variables[n].when == RESTART && member >= 0) {
             char name[NAME_MAX_LEN];
@@ -410,9 +451,9 @@ bool config_reload(FILE *faults)
         }
     }
     if (is_good) {
-        atomic_store_explicit(&published, c, memory_order_release);
+        publish(s);
     } else {
-        free(c);
+        discard(s);
     }
     return is_good;
 }

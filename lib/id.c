@@ -76,7 +76,7 @@ struct place id_place_of_email(const char *email)
     char lower[321]; /* longest address: 64 + 1 + 255 */
     size_t i;
 
-    for (i = 0; email[i] != '\0' && i < sizeof(lower) - 1; i++) {
+    for (i = 0; i < sizeof(lower) - 1 && email[i] != '\0'; i++) {
         lower[i] = (char)(email[i] >= 'A' && email[i] <= 'Z' ? email[i] + 'a' - 'A' : email[i]);
     }
     return place_of_text(lower, i);

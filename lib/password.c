@@ -200,7 +200,7 @@ bool password_is_breached(const char *password)
     char lower[PASSWORD_BYTES_MAX + 1];
     size_t i;
 
-    for (i = 0; password[i] != '\0' && i < PASSWORD_BYTES_MAX; i++) {
+    for (i = 0; i < PASSWORD_BYTES_MAX && password[i] != '\0'; i++) {
         char c = password[i];
 
         lower[i] = (char)(c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c);
