@@ -1,4 +1,4 @@
-# Benchmarks: see docs/internals/bench.md. Figures depend on the machine, so nothing here is part of the tests.
+# Benchmarks: see docs/internals/bench.md. Figures depend on the machine, so none of this is a test.
 
 BENCH_ROUNDS ?= 3
 BENCH_SECONDS ?= 5
@@ -17,5 +17,5 @@ bench-programs: $(BENCH_PROGRAMS)
 bench: ## benchmarks beside their peers, into build/bench (8 minutes; BENCH_ROUNDS, BENCH_SECONDS)
 	@deploy/bootstrap bench
 	@$(MAKE) --no-print-directory build bench-programs
-	@$(PYTHON) loadtest/bench/main.py --build $(B) --rounds $(BENCH_ROUNDS) --seconds $(BENCH_SECONDS) \
-		--kept-seconds $(BENCH_KEPT_SECONDS)
+	@$(PYTHON) loadtest/bench/main.py --build $(B) --rounds $(BENCH_ROUNDS) \
+		--seconds $(BENCH_SECONDS) --kept-seconds $(BENCH_KEPT_SECONDS)

@@ -1,4 +1,4 @@
-/* The least that a FastCGI program can do: what nginx and the protocol cost without any work behind them.
+/* The least that a FastCGI program can do: what nginx and the protocol cost without any work.
  *   null_fcgi THREADS      the listening socket is descriptor 0, as spawn-fcgi leaves it */
 #include <fcgiapp.h>
 #include <pthread.h>

@@ -1,10 +1,13 @@
-"""Kept connections against threads: what nginx keeps to the API, with 32 and 128 clients, and whether a second path passes."""
+"""Kept connections against threads: what nginx keeps to the API, with 32 and with 128 clients.
+
+And whether requests on a second path still pass meanwhile.
+"""
 
 import threading
 import time
 
 import measure
-from proxies import HAND_BACK, NO_HAND_BACK, Proxy
+from proxies import HAND_BACK, NO_HAND_BACK, Proxy, kept_by_stack
 
 CLIENTS = (32, 128)
 PAUSE_S = 0.1           # between two requests of the second path
@@ -16,14 +19,14 @@ VARIANTS = (
     ("4", 4, HAND_BACK, True),
     ("8", 8, HAND_BACK, True),
     ("16", 16, HAND_BACK, True),
-    ("32", 32, HAND_BACK, True),
+    ("64", 64, HAND_BACK, True),
     ("8 for ever", 8, NO_HAND_BACK, True),
-    ("32 for ever", 32, NO_HAND_BACK, True),
+    ("64 for ever", 64, NO_HAND_BACK, True),
 )
 
 
 class SecondPath:
-    """Asks for the metrics at the inner address, over connections that are not kept, while the first path is busy."""
+    """Asks for the metrics at the inner address, over fresh connections, meanwhile."""
 
     def __init__(self, world, port):
         self.world, self.port = world, port
@@ -57,8 +60,10 @@ def _proxy(world, slot, variant):
 
 
 def run(world, slot, rounds, seconds):
-    """One row per variant and number of clients. A variant's proxy ends before the next begins: its idle connections hold
-    threads."""
+    """One row per variant and number of clients.
+
+    A variant's proxy ends before the next begins: its idle connections may hold threads.
+    """
     pids = world.api_pids()
     rows = {(v[0], c): {"kept": v[0], "clients": c, "samples": [], "secondMs": [],
                         "secondFailed": 0} for v in VARIANTS for c in CLIENTS}
@@ -76,7 +81,8 @@ def run(world, slot, rounds, seconds):
                 row["secondFailed"] += second.failures
             proxy.stop()
         world.trim_logs()
-    return [_summary(row) for row in rows.values()]
+    ours = kept_by_stack(world)
+    return [{**_summary(row), "isOurs": row["kept"] == ours} for row in rows.values()]
 
 
 def _summary(row):

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""make bench: the figures of docs/internals/bench.md, each beside its goal and its peer, on a stack of its own.
+"""make bench: the figures of docs/internals/bench.md, each beside its goal and its peer.
 
 It only reports: it fails where it could not measure, never because a figure is low.
 """
@@ -37,9 +37,9 @@ def machine():
 
 
 def start_null(world):
-    """The null program, as many processes and threads as the API's, behind the same kind of proxy."""
-    folder = world.place.path("tmp", "bench")
-    program, socket = os.path.join(folder, "null-fcgi"), os.path.join(world.place.sockets, "null.sock")
+    """The null program, as many processes and threads as the API's, behind its kind of proxy."""
+    program = world.place.path("tmp", "bench", "null-fcgi")
+    socket = os.path.join(world.place.sockets, "null.sock")
     shutil.copy2(os.path.join(world.build, "bin/null-fcgi"), program)
     os.chmod(program, 0o755)
     world.start(["/usr/bin/spawn-fcgi", "-n", "-s", socket, "-M", "0660", "-b", "1024", "--",
@@ -60,10 +60,10 @@ def me_and_peers(world, rounds, seconds):
     """GET /api/auth/me here, in Express and in Go, in turns."""
     world.get("/api/auth/me", world.tokens[0])
     same_script = peers.has_our_script(world)
-    targets = [Target("maxbooster", world.base, "/api/auth/me", world.api_pids(), world.tokens_file)]
-    found = peers.start(world, SLOT_EXPRESS)
-    targets += [Target(p.name, p.proxy.port, "/api/auth/me", p.pids, world.tokens_file)
-                for p in found]
+    found = [("maxbooster", world.base, world.api_pids())]
+    found += [(p.name, p.proxy.port, p.pids) for p in peers.start(world, SLOT_EXPRESS)]
+    targets = [Target(name, port, "/api/auth/me", pids, world.tokens_file)
+               for name, port, pids in found]
     samples = measure.alternate(targets, rounds, CLIENTS, seconds, world.trim_logs)
     memory = [measure.memory_mib(pid) for pid in world.api_pids()]
     for child in list(world.children):
@@ -113,7 +113,8 @@ def memory_rows(memory):
     words = f"memory of an API process, {THREADS} threads, after load"
     return [row("memory-rss", f"{words}: RSS", "MiB", measure.spread([m[1] for m in memory]),
                 MIB_MAX, True),
-            row("memory-pss", "… PSS", "MiB", measure.spread([m[0] for m in memory]), MIB_MAX, True)]
+            row("memory-pss", "… PSS", "MiB", measure.spread([m[0] for m in memory]), MIB_MAX,
+                True)]
 
 
 def waveform_rows(w):
@@ -152,9 +153,10 @@ def bench(world, options):
     say("bench: kept connections")
     summary["kept"] = kept.run(world, SLOT_KEPT, options.rounds, options.kept_seconds)
     if not same_script:
-        summary["notes"].append("The API's session script is another than loadtest/peers/session_check.lua, "
-                                "which the peers run.")
-    refused = sum(s["refused"] + s["failed"] for run in (me, steps) for t in run.values() for s in t)
+        summary["notes"].append("The API's session script is another than "
+                                "loadtest/peers/session_check.lua, which the peers run.")
+    refused = sum(s["refused"] + s["failed"]
+                  for run in (me, steps) for samples in run.values() for s in samples)
     if refused:
         summary["notes"].append(f"{refused} requests of the rows above were refused or failed.")
     summary["rows"] = me_rows(me)
@@ -182,7 +184,8 @@ def main():
     parser.add_argument("--build", default=os.path.join(REPO, "build"))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=5, help="of each run")
-    parser.add_argument("--kept-seconds", type=int, default=3, help="of each run with kept connections")
+    parser.add_argument("--kept-seconds", type=int, default=3,
+                        help="of each run with kept connections")
     options = parser.parse_args()
     out = os.path.join(options.build, "bench")
     world = World(options.build, out)
@@ -195,7 +198,8 @@ def main():
         return 130
     finally:
         world.down()
-    write(os.path.join(out, "summary.json"), json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+    write(os.path.join(out, "summary.json"),
+          json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
     write(os.path.join(out, "report.html"), report.html(summary))
     print(report.table(summary))
     print(f"\nWritten: {os.path.relpath(out)}/summary.json and report.html ({summary['tookS']} s)")

@@ -1,4 +1,4 @@
-"""Taking figures: load by wrk, CPU time from /proc, medians of rounds that alternate between the compared."""
+"""Taking figures: load by wrk, CPU time from /proc, medians of rounds in turns."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def memory_mib(pid):
 
 
 class Target:
-    """An address under load, and the processes whose CPU time its requests cost (none: not counted)."""
+    """An address under load, and the processes whose CPU time its requests cost."""
 
     def __init__(self, name, port, path, pids=(), tokens="-"):
         self.name, self.port, self.path = name, port, path
@@ -59,7 +59,7 @@ def load(target, connections, seconds):
 
 
 def alternate(targets, rounds, connections, seconds, after_round):
-    """{name: [sample of each round]}: every round visits all, so that a drift of the machine meets all alike."""
+    """{name: [sample of each round]}: each visits all, so that a drift of the machine meets all."""
     samples = {t.name: [] for t in targets}
     for t in targets:
         load(t, connections, 2)  # pools fill, code gets hot

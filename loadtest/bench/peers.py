@@ -1,4 +1,4 @@
-"""The peers: the same route in Express and in Go, on the stack's PostgreSQL and Redis, with the data it has."""
+"""The peers: the same route in Express and in Go, on the stack's servers and data."""
 
 import hashlib
 import os
@@ -123,7 +123,7 @@ def start(world, first_slot):
 
 
 def has_our_script(world):
-    """Is the peers' script the very one that the API runs? To be asked before a peer has loaded it into Redis."""
+    """Is the peers' script the very one that the API runs? To be asked before a peer loads it."""
     with open(SCRIPT, "rb") as f:
         digest = hashlib.sha1(f.read()).hexdigest()
     url = urllib.parse.urlsplit(world.values["REDIS_URL"])

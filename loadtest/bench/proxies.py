@@ -1,6 +1,7 @@
-"""Further proxies of the same kind: the stack's own nginx.conf with another upstream, other ports, other kept connections.
+"""Further proxies of the same kind: the stack's nginx.conf with another upstream and other ports.
 
-Nothing is configured here a second time: each change below must find its place in the rendered file, or the run stops.
+Nothing is configured here a second time: each change below must find its place in the rendered
+file, or the run stops.
 """
 
 import os
@@ -10,7 +11,8 @@ from world import Refusal
 
 FIRST, PORTS_EACH = 40, 4  # offsets to PORT_BASE: 15 slots; API, S3, two for metrics
 
-HAND_BACK = "        keepalive_timeout 2s;\n        keepalive_time 1s;\n        keepalive_requests 500;\n"
+HAND_BACK = ("        keepalive_timeout 2s;\n        keepalive_time 1s;\n"
+             "        keepalive_requests 500;\n")
 NO_HAND_BACK = ("        keepalive_timeout 60s;\n        keepalive_time 1h;\n"
                 "        keepalive_requests 1000000;\n")
 # As an operator would keep connections to a server that does not tie a thread to each.
@@ -36,9 +38,17 @@ proxy_hide_header X-Powered-By;
 def _edit(pattern, new, text, flags=0):
     text, n = re.subn(pattern, lambda _: new, text, flags=flags)
     if n == 0:
-        raise Refusal(f"The stack's nginx.conf has nothing like {pattern!r}: the benchmarks derive their "
-                      "proxies from it; change loadtest/bench/proxies.py with it.")
+        raise Refusal(f"The stack's nginx.conf has nothing like {pattern!r}: the benchmarks derive "
+                      "their proxies from it; change loadtest/bench/proxies.py with it.")
     return text
+
+
+def kept_by_stack(world):
+    """What the stack's own nginx keeps per worker, as a text; "off" where it keeps none."""
+    with open(world.place.path("conf", "nginx.conf"), encoding="utf-8") as f:
+        block = re.search(r"upstream api \{.*?\n    \}", f.read(), re.S)
+    kept = re.search(r"^\s*keepalive (\d+);", block.group(), re.M) if block else None
+    return kept.group(1) if kept else "off"
 
 
 def _upstream(servers, keep):

@@ -1,16 +1,17 @@
-"""The figures as a table for the terminal, and as one page of HTML with plots, without anything from outside."""
+"""The figures as a table for the terminal, and as one self-contained page of HTML with plots."""
 
 import html as escape_html
 
 COLOURS = {"ours": "var(--ours)", "peer": "var(--peer)", "rung": "var(--rung)"}
 
 STYLE = """
-:root { color-scheme: light dark; --ink: #1c2430; --dim: #5d6878; --line: #d9dee6; --page: #fff; --ours: #1f6feb;
-  --peer: #9aa7b8; --rung: #6f9ceb; --good: #1a7f37; --bad: #b42318; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6ebf2; --dim: #97a3b5; --line: #313a47; --page: #12171f;
-  --ours: #5c9dff; --peer: #6b7889; --rung: #3f73c4; --good: #4cc267; --bad: #ff7b72; } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page); max-width: 900px;
-  margin: 2.5rem auto; padding: 0 1rem; }
+:root { color-scheme: light dark; --ink: #1c2430; --dim: #5d6878; --line: #d9dee6; --page: #fff;
+  --ours: #1f6feb; --peer: #9aa7b8; --rung: #6f9ceb; --good: #1a7f37; --bad: #b42318; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6ebf2; --dim: #97a3b5; --line: #313a47;
+  --page: #12171f; --ours: #5c9dff; --peer: #6b7889; --rung: #3f73c4; --good: #4cc267;
+  --bad: #ff7b72; } }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page);
+  max-width: 900px; margin: 2.5rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; margin: 0 0 .2rem; } h2 { font-size: 1.1rem; margin: 2.4rem 0 .4rem; }
 p { max-width: 46rem; } p.dim, td.dim, figcaption { color: var(--dim); }
 td + td { white-space: nowrap; }
@@ -29,7 +30,7 @@ def number(value):
         return "–"
     if abs(value) >= 1000:
         return f"{round(value, -1 if abs(value) < 100000 else -2):,.0f}"
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+    return f"{value:.{0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2}f}"
 
 
 def goal(row):
@@ -42,30 +43,43 @@ def met(row):
     return {True: "met", False: "MISSED", None: ""}[row["met"]]
 
 
+def _columns(widths, cells):
+    """The first cell to the left, the others to the right."""
+    return " ".join([f"{cells[0]:<{widths[0]}.{widths[0]}}"]
+                    + [f"{c:>{w}}" for c, w in zip(cells[1:], widths[1:])]).rstrip()
+
+
+def median(spread):
+    return number(spread["median"]) if spread else "–"
+
+
 def table(summary):
     """Plain text."""
-    lines = [f"{'':<62} {'median':>10} {'least':>10} {'most':>10} {'goal':>10}"]
+    widths = (62, 10, 10, 10, 9, 7)
+    lines = [_columns(widths, ("", "median", "least", "most", "goal", ""))]
     for r in summary["rows"]:
-        lines.append(f"{r['text'] + ' (' + r['unit'] + ')':<62.62} {number(r['median']):>10} {number(r['low']):>10} "
-                     f"{number(r['high']):>10} {goal(r):>10}  {met(r)}")
-    lines.append(f"\n{'ladder, 32 clients':<42} {'requests/s':>10} {'/app CPU s':>11} {'p50 ms':>9} {'p99 ms':>9}")
+        lines.append(_columns(widths, (f"{r['text']} ({r['unit']})", number(r["median"]),
+                                       number(r["low"]), number(r["high"]), goal(r), met(r))))
+    widths = (26, 8, 10, 10, 8, 8, 8, 8, 8, 8)
+    lines += ["", _columns(widths, ("ladder", "clients", "requests/s", "/app CPU s", "p50 ms",
+                                    "p99 ms"))]
     for r in summary["ladder"]:
-        per_cpu = number(r["perCpuSecond"]["median"]) if r["perCpuSecond"] else "–"
-        lines.append(f"{r['text']:<42} {number(r['perSecond']['median']):>10} {per_cpu:>11} "
-                     f"{number(r['p50Ms']['median']):>9} {number(r['p99Ms']['median']):>9}")
-    lines.append(f"\n{'kept per nginx worker':<22} {'clients':>7} {'requests/s':>10} {'/app CPU s':>11} {'p50 ms':>8} "
-                 f"{'p99 ms':>8} {'max ms':>8}   second path: passed, failed, longest ms")
+        lines.append(_columns(widths, (r["text"], summary["settings"]["clients"],
+                                       median(r["perSecond"]), median(r["perCpuSecond"]),
+                                       median(r["p50Ms"]), median(r["p99Ms"]))))
+    lines += ["", _columns(widths, ("kept per nginx worker", "clients", "requests/s", "/app CPU s",
+                                    "p50 ms", "p99 ms", "max ms", "2nd path", "failed", "max ms"))]
     for r in summary["kept"]:
-        lines.append(f"{r['kept']:<22} {r['clients']:>7} {number(r['perSecond']['median']):>10} "
-                     f"{number(r['perCpuSecond']['median']):>11} {number(r['p50Ms']['median']):>8} "
-                     f"{number(r['p99Ms']['median']):>8} {number(r['maxMs']['high']):>8}   "
-                     f"{r['secondPassed']:>6} {r['secondFailed']:>3} {number(r['secondMaxMs']):>8}")
-    m = summary["machine"]
-    lines.append(f"\n{m['cores']} cores, {m['processor']}; load average {m['loadAverage']:.2f} before, "
-                 f"{m['loadAverageAfter']:.2f} after; {summary['settings']['rounds']} rounds of "
-                 f"{summary['settings']['seconds']} s")
-    lines += [f"Note: {n}" for n in summary["notes"]]
-    return "\n".join(lines)
+        lines.append(_columns(widths, (r["kept"], r["clients"], median(r["perSecond"]),
+                                       median(r["perCpuSecond"]), median(r["p50Ms"]),
+                                       median(r["p99Ms"]), number(r["maxMs"]["high"]),
+                                       r["secondPassed"], r["secondFailed"],
+                                       number(r["secondMaxMs"]))))
+    m, s = summary["machine"], summary["settings"]
+    lines.append(f"\n{m['cores']} cores, {m['processor']}; load average "
+                 f"{m['loadAverage']:.2f} before, "
+                 f"{m['loadAverageAfter']:.2f} after; {s['rounds']} rounds of {s['seconds']} s")
+    return "\n".join(lines + [f"Note: {n}" for n in summary["notes"]])
 
 
 def text(value):
@@ -83,19 +97,21 @@ def bars(items, unit, mark=None):
         return label + room * value / top
 
     out = [f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{text(unit)}">']
-    for n, (name, median, low, high, colour) in enumerate(items):
+    for n, (name, value, low, high, colour) in enumerate(items):
         y = n * step + 4
         middle = y + 11
         out += [f'<text x="{label - 10}" y="{y + 16}" text-anchor="end">{text(name)}</text>',
-                f'<rect x="{label}" y="{y}" width="{x(median) - label:.1f}" height="22" rx="2" '
+                f'<rect x="{label}" y="{y}" width="{x(value) - label:.1f}" height="22" rx="2" '
                 f'fill="{COLOURS[colour]}"/>',
-                f'<path d="M{x(low):.1f} {middle}H{x(high):.1f}M{x(low):.1f} {middle - 5}v10M{x(high):.1f} '
-                f'{middle - 5}v10" stroke="currentColor" stroke-width="1.4"/>',
-                f'<text x="{max(x(high), x(median)) + 8:.1f}" y="{y + 16}">{number(median)}</text>']
+                f'<path d="M{x(low):.1f} {middle}H{x(high):.1f}M{x(low):.1f} {middle - 5}v10'
+                f'M{x(high):.1f} {middle - 5}v10" stroke="currentColor" stroke-width="1.4"/>',
+                f'<text x="{max(x(high), x(value)) + 8:.1f}" y="{y + 16}">{number(value)}</text>']
     bottom = step * len(items)
     if mark:
-        out += [f'<path d="M{x(mark):.1f} 0V{bottom}" stroke="var(--good)" stroke-dasharray="4 3" stroke-width="1.5"/>',
-                f'<text x="{x(mark):.1f}" y="{bottom + 16}" text-anchor="middle" class="dim">goal {mark:,g}</text>']
+        out += [f'<path d="M{x(mark):.1f} 0V{bottom}" stroke="var(--good)" stroke-width="1.5" '
+                'stroke-dasharray="4 3"/>',
+                f'<text x="{x(mark):.1f}" y="{bottom + 16}" text-anchor="middle" class="dim">'
+                f'goal {mark:,g}</text>']
     out.append(f'<text x="{label}" y="{bottom + 16}" class="dim">{text(unit)}</text></svg>')
     return "\n".join(out)
 
@@ -118,9 +134,10 @@ def rows_html(summary):
            "<th>goal</th><th></th></tr></thead><tbody>"]
     for r in summary["rows"]:
         cls = {True: "good", False: "bad", None: ""}[r["met"]]
-        out.append(f"<tr><td>{text(r['text'])}</td><td>{number(r['median'])}</td><td class=dim>{number(r['low'])}"
-                   f"</td><td class=dim>{number(r['high'])}</td><td class=dim>{text(r['unit'])}</td>"
-                   f"<td>{text(goal(r))}</td><td class='{cls}'>{met(r)}</td></tr>")
+        out.append(f"<tr><td>{text(r['text'])}</td><td>{number(r['median'])}</td>"
+                   f"<td class=dim>{number(r['low'])}</td><td class=dim>{number(r['high'])}</td>"
+                   f"<td class=dim>{text(r['unit'])}</td><td>{text(goal(r))}</td>"
+                   f"<td class='{cls}'>{met(r)}</td></tr>")
     return "".join(out) + "</tbody></table>"
 
 
@@ -134,17 +151,18 @@ def peers_html(summary):
                      for name, title, colour in names], unit, mark)
 
     return (figure(plot("perCpuSecond", "requests per CPU second of the app's processes"),
-                   "The bar is the median of the rounds, the whisker goes from the least to the most.")
+                   "The bar is the median of the rounds, the whisker goes from least to most.")
             + figure(plot("perSecond", "requests/s through nginx, 32 clients", 10000),
-                     "All of them with nginx, PostgreSQL, Redis and the load on the same cores. Express runs as one "
-                     "process, which is its best per CPU second."))
+                     "All of them with nginx, PostgreSQL, Redis and the load on the same cores. "
+                     "Express runs as one process, which is its best per CPU second."))
 
 
 def ladder_html(summary):
-    items = [(r["text"], *of(r["perSecond"]), "ours" if r["name"] in ("health", "maxbooster") else "rung")
+    items = [(r["text"], *of(r["perSecond"]),
+              "ours" if r["name"] in ("health", "maxbooster") else "rung")
              for r in summary["ladder"]]
     return figure(bars(items, "requests/s, 32 clients"),
-                  "Each step adds a layer: the proxy, the protocol, our request handling, and the stores.")
+                  "Each step adds a layer: the proxy, the protocol, our code, the stores.")
 
 
 def kept_html(summary):
@@ -153,17 +171,19 @@ def kept_html(summary):
         rows = [r for r in summary["kept"] if r["clients"] == clients]
         out.append(f"<h3>{clients} clients</h3>")
         for field, unit in (("perSecond", "requests/s"), ("p99Ms", "p99, ms")):
-            out.append(figure(bars([(r["kept"], *of(r[field]), "ours" if r["kept"] == "8" else "peer")
-                                    for r in rows], unit), f"{unit}, by connections kept per nginx worker"))
-    out.append("<table><thead><tr><th>kept</th><th>clients</th><th>requests/s</th><th>per app CPU s</th><th>p50 ms</th>"
-               "<th>p99 ms</th><th>max ms</th><th>refused</th><th>second path passed</th><th>failed</th>"
-               "<th>longest ms</th></tr></thead><tbody>")
+            items = [(r["kept"], *of(r[field]), "ours" if r["isOurs"] else "peer") for r in rows]
+            out.append(figure(bars(items, unit), f"{unit}, by connections kept per nginx worker"))
+    heads = ("kept", "clients", "requests/s", "per app CPU s", "p50 ms", "p99 ms", "max ms",
+             "refused", "second path passed", "failed", "longest ms")
+    out.append("<table><thead><tr>" + "".join(f"<th>{h}</th>" for h in heads)
+               + "</tr></thead><tbody>")
     for r in summary["kept"]:
-        cells = [r["clients"], number(r["perSecond"]["median"]), number(r["perCpuSecond"]["median"]),
-                 number(r["p50Ms"]["median"]), number(r["p99Ms"]["median"]), number(r["maxMs"]["high"]),
+        cells = [r["clients"], median(r["perSecond"]), median(r["perCpuSecond"]),
+                 median(r["p50Ms"]), median(r["p99Ms"]), number(r["maxMs"]["high"]),
                  r["refused"] + r["failed"], r["secondPassed"], r["secondFailed"],
                  number(r["secondMaxMs"])]
-        out.append(f"<tr><td>{text(r['kept'])}</td>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>")
+        out.append(f"<tr><td>{text(r['kept'])}</td>"
+                   + "".join(f"<td>{c}</td>" for c in cells) + "</tr>")
     return "".join(out) + "</tbody></table>"
 
 
@@ -174,19 +194,21 @@ def html(summary):
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>Max Booster: benchmarks</title><style>{STYLE}</style>
 <h1>Benchmarks</h1>
-<p class=dim>{text(summary['at'])} · {m['cores']} cores, {text(m['processor'])}, Linux {text(m['kernel'])} · load average
-{m['loadAverage']:.2f} before, {m['loadAverageAfter']:.2f} after · {s['rounds']} rounds of {s['seconds']} s ·
-{text(' '.join(s['stack']))}</p>{notes}
+<p class=dim>{text(summary['at'])} · {m['cores']} cores, {text(m['processor'])}, Linux
+{text(m['kernel'])} · load average {m['loadAverage']:.2f} before,
+{m['loadAverageAfter']:.2f} after ·
+{s['rounds']} rounds of {s['seconds']} s · {text(' '.join(s['stack']))}</p>{notes}
 {rows_html(summary)}
 <h2>GET /api/auth/me beside its peers</h2>
-<p>The same work on the same servers and data: session and rate in one Redis script, one prepared read of the user, the same
-JSON reply (compared byte for byte), one log line.</p>
+<p>The same work on the same servers and data: session and rate in one Redis script, one prepared
+read of the user, the same JSON reply (compared byte for byte), one log line.</p>
 {peers_html(summary)}
 <h2>The ladder</h2>
 {ladder_html(summary)}
 <h2>Kept connections</h2>
-<p>GET /api/auth/me while a second path (the metrics, over connections that are not kept) is asked ten times a second.
-“For ever” leaves out that nginx hands connections back after 1 s or 500 requests.</p>
+<p>GET /api/auth/me while a second path (the metrics, over connections that are not kept) is asked
+ten times a second. “For ever” leaves out that nginx hands connections back after 1 s or 500
+requests. Blue is what the stack uses.</p>
 {kept_html(summary)}
 </html>
 """

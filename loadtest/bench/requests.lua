@@ -1,4 +1,4 @@
--- wrk: send the same GET with a session after another, and tell the outcome as one JSON line behind "RESULT".
+-- wrk: the same GET with one session after another; the outcome is a JSON line after "RESULT".
 -- Arguments behind --: a file with one token a line ("-": none).
 local requests, at = {}, 0
 

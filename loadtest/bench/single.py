@@ -1,4 +1,4 @@
-"""Benchmarks without the stack's servers under load: presigning, and the waveform of a track against plain decoding."""
+"""Benchmarks without load: presigning, and the waveform of a track beside plain decoding."""
 
 import json
 import os
@@ -29,17 +29,18 @@ def presign(world, rounds):
 
 
 def track(out):
-    """Four minutes of real music where it is installed (Debian's asc-music), else of tones and noise: MP3, 44.1 kHz, stereo, 192 kbit/s."""
+    """Four minutes of MP3: real music (Debian's asc-music) where it is installed, else tones."""
     path = os.path.join(out, "track.mp3")
     source = ["-stream_loop", "-1", "-i", MUSIC]
     if not os.path.exists(MUSIC):
-        source = ["-f", "lavfi", "-i", "aevalsrc='0.3*sin(2*PI*(220+40*sin(t))*t)+0.2*(random(0)-0.5)"
+        source = ["-f", "lavfi", "-i",
+                  "aevalsrc='0.3*sin(2*PI*(220+40*sin(t))*t)+0.2*(random(0)-0.5)"
                   "|0.3*sin(2*PI*330*t)+0.2*(random(1)-0.5)':s=44100"]
     if not os.path.exists(path):
         done = subprocess.run(
             ["ffmpeg", "-v", "error", "-nostdin", "-y", *source, "-t", str(TRACK_SECONDS),
-             "-vn", "-map_metadata", "-1", "-ar", "44100", "-ac", "2", "-c:a", "libmp3lame", "-b:a", "192k",
-             path + ".new.mp3"], capture_output=True, text=True, check=False)
+             "-vn", "-map_metadata", "-1", "-ar", "44100", "-ac", "2", "-c:a", "libmp3lame",
+             "-b:a", "192k", path + ".new.mp3"], capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise Refusal(f"ffmpeg could not make the track: {done.stderr}")
         os.replace(path + ".new.mp3", path)

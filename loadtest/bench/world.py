@@ -1,4 +1,4 @@
-"""What the benchmarks run in: a stack of its own, users with sessions, and further programs; all ended at the end."""
+"""What the benchmarks run in: a stack, users with sessions, further programs; ended at the end."""
 
 import json
 import os

@@ -1,6 +1,7 @@
-// GET /api/auth/me on Express: the work of maxbooster-api with the libraries that an Express service usually takes.
-// Environment: PORT, PROCESSES, POOL_SIZE (of all processes), DATABASE_URL, REDIS_URL, RATE_LIMIT_MAX, RATE_LIMIT_WINDOW_MS,
-// SESSION_TTL, SCRIPT (file of the Lua script), LOG_FILE.
+// GET /api/auth/me on Express: the work of maxbooster-api with the libraries that an Express
+// service usually takes. Environment: PORT, PROCESSES, POOL_SIZE (of all processes), DATABASE_URL,
+// REDIS_URL, RATE_LIMIT_MAX, RATE_LIMIT_WINDOW_MS, SESSION_TTL, SCRIPT (file of the Lua script),
+// LOG_FILE.
 'use strict';
 
 const cluster = require('node:cluster');
@@ -18,11 +19,12 @@ const processes = Number(env.PROCESSES);
 const TOUCH_MS = 60000;
 
 function uuid(bytes) {
-  const hex = bytes.toString('hex');
-  return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-${hex.slice(12, 16)}-${hex.slice(16, 20)}-${hex.slice(20)}`;
+  const h = bytes.toString('hex');
+  return `${h.slice(0, 8)}-${h.slice(8, 12)}-${h.slice(12, 16)}-${h.slice(16, 20)}-${h.slice(20)}`;
 }
 
-// A token is base64url(user id, 16 bytes ‖ secret, 32 bytes); the session's id comes from the secret's hash.
+// A token is base64url(user id, 16 bytes ‖ secret, 32 bytes); the session's id comes from the
+// secret's hash.
 function claimOf(authorization) {
   if (authorization === undefined || !authorization.startsWith('Bearer ')) {
     return null;
@@ -46,13 +48,19 @@ function problem(req, res, status, code, title, detail) {
   }));
 }
 
+function unauthenticated(req, res, detail) {
+  problem(req, res, 401, 'unauthenticated', 'No valid session', detail);
+}
+
 function serve() {
   const log = pino({ level: 'info' }, pino.destination({ dest: env.LOG_FILE, sync: true }));
   const pool = new Pool({
-    connectionString: env.DATABASE_URL, max: Math.max(1, Math.floor(Number(env.POOL_SIZE) / processes)),
+    connectionString: env.DATABASE_URL,
+    max: Math.max(1, Math.floor(Number(env.POOL_SIZE) / processes)),
   });
-  const redis = new Redis(env.REDIS_URL, { enableAutoPipelining: env.AUTO_PIPELINING === '1' });
-  redis.defineCommand('sessionCheck', { numberOfKeys: 3, lua: fs.readFileSync(env.SCRIPT, 'utf8') });
+  const redis = new Redis(env.REDIS_URL);
+  const lua = fs.readFileSync(env.SCRIPT, 'utf8');
+  redis.defineCommand('sessionCheck', { numberOfKeys: 3, lua });
   const quota = Number(env.RATE_LIMIT_MAX);
   const windowMs = Number(env.RATE_LIMIT_WINDOW_MS);
   const ttlMs = Number(env.SESSION_TTL) * 1000;
@@ -65,7 +73,7 @@ function serve() {
     genReqId: (req) => req.headers['x-request-id'] || crypto.randomUUID(),
     // The default would log every header field, the token among them.
     serializers: {
-      req: (req) => ({ id: req.id, method: req.method, url: req.url, remoteAddress: req.remoteAddress }),
+      req: ({ id, method, url, remoteAddress }) => ({ id, method, url, remoteAddress }),
       res: (res) => ({ statusCode: res.statusCode }),
     },
   }));
@@ -73,14 +81,15 @@ function serve() {
   async function session(req, res, next) {
     const claim = claimOf(req.get('authorization'));
     if (claim === null) {
-      problem(req, res, 401, 'unauthenticated', 'No valid session', 'Send a session\'s token as a Bearer token.');
+      unauthenticated(req, res, 'Send a session\'s token as a Bearer token.');
       return;
     }
     const verdict = await redis.sessionCheck(
-      `session:{${claim.user}}:${claim.session}`, `rate:{${claim.user}}:default`, `sessions:{${claim.user}}`,
+      `session:{${claim.user}}:${claim.session}`, `rate:{${claim.user}}:default`,
+      `sessions:{${claim.user}}`,
       claim.hash, Date.now(), TOUCH_MS, ttlMs, claim.session, quota, windowMs);
     if (!Array.isArray(verdict)) {
-      problem(req, res, 401, 'unauthenticated', 'No valid session', 'Send a session\'s token as a Bearer token.');
+      unauthenticated(req, res, 'Send a session\'s token as a Bearer token.');
       return;
     }
     const [allowed, remaining, resetMs, retryMs] = verdict;
@@ -88,7 +97,8 @@ function serve() {
     res.set('RateLimit', `"default";r=${remaining};t=${Math.ceil(resetMs / 1000)}`);
     if (allowed !== 1) {
       res.set('Retry-After', String(Math.ceil(retryMs / 1000)));
-      problem(req, res, 429, 'rate_limited', 'Too many requests', `At most ${quota} requests in ${windowS} s here.`);
+      problem(req, res, 429, 'rate_limited', 'Too many requests',
+        `At most ${quota} requests in ${windowS} s here.`);
       return;
     }
     req.user = claim.user;
@@ -98,11 +108,12 @@ function serve() {
   app.get('/api/auth/me', session, async (req, res) => {
     const { rows } = await pool.query({
       name: 'users_by_id',
-      text: 'SELECT id, email, name, role, password_hash, version, created_at, updated_at FROM users WHERE id = $1',
+      text: 'SELECT id, email, name, role, password_hash, version, created_at, updated_at '
+        + 'FROM users WHERE id = $1',
       values: [req.user],
     });
     if (rows.length === 0) {
-      problem(req, res, 401, 'unauthenticated', 'No valid session', 'The user is gone.');
+      unauthenticated(req, res, 'The user is gone.');
       return;
     }
     const u = rows[0];
@@ -110,7 +121,12 @@ function serve() {
     res.set('ETag', `"v${u.version}"`);
     res.set('X-Request-Id', req.id);
     res.json({
-      id: u.id, email: u.email, name: u.name, role: u.role, createdAt: u.created_at, updatedAt: u.updated_at,
+      id: u.id,
+      email: u.email,
+      name: u.name,
+      role: u.role,
+      createdAt: u.created_at,
+      updatedAt: u.updated_at,
     });
   });
 

@@ -1,6 +1,6 @@
-// GET /api/auth/me on net/http: the work of maxbooster-api with the libraries that a Go service usually takes.
-// Environment: PORT, POOL_SIZE, DATABASE_URL, REDIS_URL, RATE_LIMIT_MAX, RATE_LIMIT_WINDOW_MS, SESSION_TTL, SCRIPT (file of
-// the Lua script), LOG_FILE.
+// GET /api/auth/me on net/http: the work of maxbooster-api with the libraries that a Go service
+// usually takes. Environment: PORT, POOL_SIZE, DATABASE_URL, REDIS_URL, RATE_LIMIT_MAX,
+// RATE_LIMIT_WINDOW_MS, SESSION_TTL, SCRIPT (file of the Lua script), LOG_FILE.
 package main
 
 import (
@@ -30,8 +30,9 @@ const (
 	touchMS    = 60000
 	tokenBytes = 48
 	timeLayout = "2006-01-02T15:04:05.000Z07:00"
-	userQuery  = "SELECT id::text, email, name, role, password_hash, version, created_at, updated_at " +
-		"FROM users WHERE id = $1"
+	userQuery  = "SELECT id::text, email, name, role, password_hash, version, created_at, " +
+		"updated_at FROM users WHERE id = $1"
+	sendToken = "Send a session's token as a Bearer token."
 )
 
 type claim struct{ user, session, hash string }
@@ -76,7 +77,8 @@ func uuidText(b []byte) string {
 	return h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:]
 }
 
-// A token is base64url(user id, 16 bytes ‖ secret, 32 bytes); the session's id comes from the secret's hash.
+// A token is base64url(user id, 16 bytes ‖ secret, 32 bytes); the session's id comes from the
+// secret's hash.
 func claimOf(authorization string) (claim, bool) {
 	text, found := strings.CutPrefix(authorization, "Bearer ")
 	if !found {
@@ -116,13 +118,13 @@ func ceilSeconds(ms int64) int64 { return (ms + 999) / 1000 }
 func (s *server) guard(w http.ResponseWriter, r *http.Request) (string, bool) {
 	c, ok := claimOf(r.Header.Get("Authorization"))
 	if !ok {
-		refuse(w, r, 401, "unauthenticated", "No valid session", "Send a session's token as a Bearer token.")
+		refuse(w, r, 401, "unauthenticated", "No valid session", sendToken)
 		return "", false
 	}
 	keys := []string{"session:{" + c.user + "}:" + c.session, "rate:{" + c.user + "}:default",
 		"sessions:{" + c.user + "}"}
-	reply, err := s.script.Run(r.Context(), s.redis, keys, c.hash, time.Now().UnixMilli(), touchMS, s.ttlMS,
-		c.session, s.quota, s.windowMS).Result()
+	reply, err := s.script.Run(r.Context(), s.redis, keys, c.hash, time.Now().UnixMilli(), touchMS,
+		s.ttlMS, c.session, s.quota, s.windowMS).Result()
 	if err != nil {
 		s.log.Error("redis", "error", err)
 		refuse(w, r, 503, "dependency_unavailable", "A dependency failed", "Try again.")
@@ -130,7 +132,7 @@ func (s *server) guard(w http.ResponseWriter, r *http.Request) (string, bool) {
 	}
 	verdict, ok := reply.([]any)
 	if !ok || len(verdict) != 6 {
-		refuse(w, r, 401, "unauthenticated", "No valid session", "Send a session's token as a Bearer token.")
+		refuse(w, r, 401, "unauthenticated", "No valid session", sendToken)
 		return "", false
 	}
 	var n [4]int64
@@ -139,7 +141,8 @@ func (s *server) guard(w http.ResponseWriter, r *http.Request) (string, bool) {
 	}
 	h := w.Header()
 	h.Set("RateLimit-Policy", s.policy)
-	h.Set("RateLimit", `"default";r=`+strconv.FormatInt(n[1], 10)+`;t=`+strconv.FormatInt(ceilSeconds(n[2]), 10))
+	h.Set("RateLimit", `"default";r=`+strconv.FormatInt(n[1], 10)+
+		`;t=`+strconv.FormatInt(ceilSeconds(n[2]), 10))
 	if n[0] != 1 {
 		h.Set("Retry-After", strconv.FormatInt(ceilSeconds(n[3]), 10))
 		refuse(w, r, 429, "rate_limited", "Too many requests",
@@ -156,8 +159,8 @@ func (s *server) me(w http.ResponseWriter, r *http.Request) {
 	}
 	var u user
 	var created, updated time.Time
-	err := s.pool.QueryRow(r.Context(), userQuery, id).Scan(&u.ID, &u.Email, &u.Name, &u.Role, &u.passwordHash,
-		&u.version, &created, &updated)
+	err := s.pool.QueryRow(r.Context(), userQuery, id).Scan(&u.ID, &u.Email, &u.Name, &u.Role,
+		&u.passwordHash, &u.version, &created, &updated)
 	if errors.Is(err, pgx.ErrNoRows) {
 		refuse(w, r, 401, "unauthenticated", "No valid session", "The user is gone.")
 		return
@@ -208,9 +211,10 @@ func logged(log *slog.Logger, next http.Handler) http.Handler {
 		w.Header().Set("X-Request-Id", id)
 		next.ServeHTTP(rec, r.WithContext(context.WithValue(r.Context(), requestIDKey, id)))
 		log.LogAttrs(r.Context(), slog.LevelInfo, "request",
-			slog.String("requestId", id), slog.String("method", r.Method), slog.String("path", r.URL.Path),
-			slog.String("address", r.RemoteAddr), slog.Int("status", rec.status),
-			slog.Int("bytesOut", rec.bytes), slog.Int64("totalUs", time.Since(started).Microseconds()))
+			slog.String("requestId", id), slog.String("method", r.Method),
+			slog.String("path", r.URL.Path), slog.String("address", r.RemoteAddr),
+			slog.Int("status", rec.status), slog.Int("bytesOut", rec.bytes),
+			slog.Int64("totalUs", time.Since(started).Microseconds()))
 	})
 }
 
