@@ -1,7 +1,7 @@
 /* The API's own description, as built from docs/openapi. */
+#include "openapi.h"
 #include "fcgi/req.h"
 #include "handlers.h"
-#include "openapi.h"
 
 enum err h_openapi_get(struct req *r)
 {

@@ -544,8 +544,7 @@ enum err s3_list(struct scope *sc, const char *prefix, const char *start_after,
 }
 
 /* The page with its texts in the scope's arena. */
-static enum err take_open(struct call *c, struct s3_open **items_out, size_t *n_out,
-                          bool *more_out)
+static enum err take_open(struct call *c, struct s3_open **items_out, size_t *n_out, bool *more_out)
 {
     struct s3_open *items;
     size_t n, i;

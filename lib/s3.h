@@ -1,9 +1,12 @@
-/* S3: presigned URLs for clients, and our own requests with pooled connections. Knows http.h and sigv4.h.
+/* S3: presigned URLs for clients, and our own requests with pooled connections. Knows http.h and
+ * sigv4.h.
  *
- * The bucket, region, keys and both endpoints come from config. Keys are generated from ids only; they are never a
- * client's text. Presigning is pure computation; all other calls block up to s3_timeout_ms per try, retry passing
- * failures (connection errors, 429, 5xx) with exponential back-off and full jitter, and never go past the scope's deadline.
- * Errors: ERR_NOT_FOUND (no such key or upload), ERR_DEPENDENCY_UNAVAILABLE, ERR_PRECONDITION_FAILED (If-Match). */
+ * The bucket, region, keys and both endpoints come from config. Keys are generated from ids
+ * only; they are never a client's text. Presigning is pure computation; all other calls block up
+ * to s3_timeout_ms per try, retry passing failures (connection errors, 429, 5xx) with
+ * exponential back-off and full jitter, and never go past the scope's deadline. Errors:
+ * ERR_NOT_FOUND (no such key or upload), ERR_DEPENDENCY_UNAVAILABLE, ERR_PRECONDITION_FAILED
+ * (If-Match). */
 #ifndef LIB_S3_H
 #define LIB_S3_H
 
@@ -15,13 +18,14 @@
 
 /* What a presigned URL allows, beyond method and key. */
 struct s3_presign {
-    const char *method;          /* "GET", "PUT" */
+    const char *method; /* "GET", "PUT" */
     const char *key;
-    const char *content_type;    /* signed header where not NULL */
-    int64_t content_length;      /* signed header where >= 0 */
-    const char *upload_id;       /* of a part, with part_number */
+    const char *content_type; /* signed header where not NULL */
+    int64_t content_length;   /* signed header where >= 0 */
+    const char *upload_id;    /* of a part, with part_number */
     int part_number;
-    const char *download_name;   /* GET: response-content-disposition, attachment with this file name */
+    const char
+        *download_name; /* GET: response-content-disposition, attachment with this file name */
     int64_t ttl_s;
 };
 
@@ -39,7 +43,8 @@ struct s3_object {
 /* Size, type and ETag of an object. */
 MUST_USE enum err s3_head(struct scope *sc, const char *key, struct s3_object *object_out);
 
-/* Bytes [offset, offset + len) into buffer; fewer at the end of the object: *got_out. if_match (may be NULL) is an ETag. */
+/* Bytes [offset, offset + len) into buffer; fewer at the end of the object: *got_out. if_match
+ * (may be NULL) is an ETag. */
 MUST_USE enum err s3_get_range(struct scope *sc, const char *key, const char *if_match,
                                int64_t offset, size_t len, void *buffer, size_t *got_out);
 
@@ -56,8 +61,7 @@ MUST_USE enum err s3_multipart_begin(struct scope *sc, const char *key, const ch
 
 /* Store part number 1 … 10000 (at least 5 MiB but the last). */
 MUST_USE enum err s3_multipart_put(struct scope *sc, const char *key, const char *upload_id,
-                                   int number, const void *data, size_t len,
-                                   const char **etag_out);
+                                   int number, const void *data, size_t len, const char **etag_out);
 
 struct s3_part {
     int number;

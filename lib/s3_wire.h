@@ -54,7 +54,8 @@ bool s3_xml_parts(struct arena *a, const char *xml, size_t len, struct s3_part *
 bool s3_xml_list(struct arena *a, const char *xml, size_t len, struct s3_listed **items_out,
                  size_t *n_out, bool *more_out);
 
-/* One page of ListMultipartUploadsResult with URL-encoded keys. False: not one, or more than 1000. */
+/* One page of ListMultipartUploadsResult with URL-encoded keys. False: not one, or more than
+ * 1000. */
 bool s3_xml_open(struct arena *a, const char *xml, size_t len, struct s3_open **items_out,
                  size_t *n_out, bool *more_out);
 

@@ -58,8 +58,8 @@ struct sigv4_signed {
 void sigv4_sign(struct arena *a, const struct sigv4_key *key, const struct sigv4_request *request,
                 struct sigv4_signed *out);
 
-/* Sign in the query: target carries everything, and works for ttl_s (1 to SIGV4_TTL_MAX_S, clamped).
- * The client must send the same headers that are passed here. */
+/* Sign in the query: target carries everything, and works for ttl_s (1 to SIGV4_TTL_MAX_S,
+ * clamped). The client must send the same headers that are passed here. */
 void sigv4_presign(struct arena *a, const struct sigv4_key *key,
                    const struct sigv4_request *request, int64_t ttl_s, struct sigv4_signed *out);
 

@@ -4,8 +4,9 @@
 
 #include "lib/scope.h"
 
-/* A command gets its arguments behind the two words. It prints results on standard output, and returns the process's exit
- * status: 0 done, 1 failed (a sentence on standard error says why), 2 wrong usage. */
+/* A command gets its arguments behind the two words. It prints results on standard output, and
+ * returns the process's exit status: 0 done, 1 failed (a sentence on standard error says why), 2
+ * wrong usage. */
 struct ctl_command {
     const char *group;
     const char *verb;

@@ -1,4 +1,5 @@
-/* The operator's tool: configuration as the programs read it (CONFIG_FILE, environment), then one command. */
+/* The operator's tool: configuration as the programs read it (CONFIG_FILE, environment), then
+ * one command. */
 #include <stdio.h>
 #include <string.h>
 
