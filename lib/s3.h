@@ -24,8 +24,7 @@ struct s3_presign {
     int64_t content_length;   /* signed header where >= 0 */
     const char *upload_id;    /* of a part, with part_number */
     int part_number;
-    const char
-        *download_name; /* GET: response-content-disposition, attachment with this file name */
+    const char *download_name; /* GET: response-content-disposition, attachment of this name */
     int64_t ttl_s;
 };
 
