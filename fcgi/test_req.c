@@ -308,6 +308,54 @@ static void test_a_body_is_an_object_by_its_shape(void **state)
     assert_int_equal(body(*state, "{\"id\":\"" ID "\",\"x\":1}", &t), ERR_VALIDATION_FAILED);
 }
 
+/* A body of a repeated piece, as large as a body may be. */
+static const char *large_body(struct arena *a, const char *start, const char *piece,
+                              const char *end)
+{
+    size_t most = (size_t)config()->body_max_bytes - strlen(end);
+    struct strbuf b;
+
+    strbuf_init(&b, a, (size_t)config()->body_max_bytes);
+    strbuf_puts(&b, start);
+    while (b.len + strlen(piece) <= most) {
+        strbuf_puts(&b, piece);
+    }
+    strbuf_puts(&b, end);
+    return b.data;
+}
+
+/* The hard cap of the arena ends the process, so a client must not get anywhere near it. */
+static void test_no_body_costs_more_than_a_few_times_its_size(void **state)
+{
+    static const char *const bodies[][3] = {
+        {"{\"", "\x7f", "\":1}"},
+        {"{\"", "\\u0001", "\":1}"},
+        {"{\"x\":1", ",\"\":1", "}"},
+        {"{\"id\":\"", "\x7f", "\"}"},
+        {"{\"id\":[", "[],", "1]}"},
+        {"{\"id\":\"", " ", "\"}"},
+        {"{\"id\":", " ", "1}"},
+        {"", "[", ""},
+        {"{\"\xf0\x9f\x8e\xb5", "\xf0\x9f\x8e\xb5", "\":1}"},
+    };
+    struct req *r = *state;
+    struct thing t;
+    size_t i;
+
+    for (i = 0; i < ARRAY_LEN(bodies); i++) {
+        struct arena *own = arena_open(1 << 20);
+        size_t most = (size_t)config()->body_max_bytes;
+
+        arena_reset(r->scope.arena);
+        (void)body(r, large_body(own, bodies[i][0], bodies[i][1], bodies[i][2]), &t);
+        respond_problem(r, ERR_VALIDATION_FAILED);
+        if (arena_used(r->scope.arena) > most) {
+            fail_msg("body %zu costs %zu bytes", i, arena_used(r->scope.arena));
+        }
+        arena_close(&own);
+    }
+}
+
 static void test_another_owners_id_is_not_found(void **state)
 {
     struct req *r = *state;
@@ -381,6 +429,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_an_absent_body_counts_as_an_empty_object, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(test_a_body_is_an_object_by_its_shape, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_no_body_costs_more_than_a_few_times_its_size, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(test_another_owners_id_is_not_found, setup, teardown),
         cmocka_unit_test_setup_teardown(
             test_the_session_cookie_is_out_of_reach_for_scripts_and_other_sites, setup, teardown),

@@ -12,7 +12,7 @@
 #include "lib/s3.h"
 #include "lib/version.h"
 
-enum { CHECK_LIMIT_MS = 1000 };
+enum { CHECK_LIMIT_MS = 1000, METRICS_PAGE_BYTES = 1048576 };
 
 enum err h_system_health(struct req *r)
 {
@@ -135,10 +135,21 @@ enum err h_system_config(struct req *r)
     return req_reply_json(r, 200, &json);
 }
 
+static void close_page(void *p)
+{
+    struct arena *page = p;
+
+    arena_close(&page);
+}
+
 enum err h_system_metrics(struct req *r)
 {
-    struct strbuf text = req_json(r);
+    /* The page grows with the routes, to megabytes: more than a request's arena is made for. */
+    struct arena *page = arena_open(METRICS_PAGE_BYTES);
+    struct strbuf text;
 
+    arena_defer(req_arena(r), close_page, page);
+    strbuf_init(&text, page, METRICS_PAGE_BYTES / 4);
     metrics_write(&text);
     return req_reply_text(r, 200, "text/plain; version=0.0.4; charset=utf-8", &text);
 }

@@ -348,6 +348,14 @@ static bool fits_together(const struct config *c, FILE *faults)
                 c->log_level);
         return false;
     }
+    if (c->request_arena_bytes < c->body_max_bytes / 2) {
+        /* a body may cost a few times its size; at 16 times its budget an arena aborts */
+        fprintf(
+            faults,
+            "REQUEST_ARENA_BYTES is \"%lld\": allowed is at least half of BODY_MAX_BYTES (%lld).\n",
+            (long long)c->request_arena_bytes, (long long)c->body_max_bytes);
+        return false;
+    }
     for (i = 1; i < c->shard_count; i++) {
         if (*c->database_shard_url[i] == '\0') {
             fprintf(faults, "SHARD_COUNT is \"%lld\": DATABASE_SHARD_%02d_URL is missing.\n",

@@ -233,6 +233,16 @@ static void test_words_are_judged(void **state)
     assert_true(load(state));
 }
 
+static void test_a_request_has_room_for_its_body(void **state)
+{
+    setenv("BODY_MAX_BYTES", "1048576", 1);
+    assert_false(load(state));
+    assert_told(state,
+                "REQUEST_ARENA_BYTES is \"131072\": allowed is at least half of BODY_MAX_BYTES");
+    setenv("REQUEST_ARENA_BYTES", "524288", 1);
+    assert_true(load(state));
+}
+
 static void test_a_reload_changes_what_may_change(void **state)
 {
     const struct config *before;
@@ -366,6 +376,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_texts_are_bounded_and_utf_8, setup, teardown),
         cmocka_unit_test_setup_teardown(test_families_are_numbered, setup, teardown),
         cmocka_unit_test_setup_teardown(test_words_are_judged, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_request_has_room_for_its_body, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_reload_changes_what_may_change, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_reload_is_all_or_nothing, setup, teardown),
         cmocka_unit_test_setup_teardown(test_secrets_are_never_shown, setup, teardown),
