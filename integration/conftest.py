@@ -66,6 +66,7 @@ def pytest_sessionfinish(session, exitstatus):
         return
     if MAIL_SERVER in config.stash:
         config.stash[MAIL_SERVER].stop()
+    stacks.drop_private_stacks(stacks.Stack.from_environment())
     if exitstatus in (0, 1) and is_whole_run(config) and stacks.Stack.from_environment():
         done = subprocess.run([sys.executable, str(ROOT / "tools/check_contract.py")], text=True,
                               capture_output=True, check=False)
@@ -137,7 +138,7 @@ def private(stack):
     """A stack of its own with low limits, for tests that exhaust or break it."""
     worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0")
     with stacks.private_stack(
-            stack, f"{stack.folder.name}-{worker}", SHARD_COUNT=2, RATE_LIMIT_MAX=200,
+            stack, worker, SHARD_COUNT=2, RATE_LIMIT_MAX=200,
             RATE_LIMIT_WINDOW_MS=10000,
             RATE_LIMIT_CRITICAL_MAX=20, MAX_SESSIONS=100, JOB_LEASE_MS=3000, JOB_HEARTBEAT_MS=300,
             JOB_BACKOFF_MS=200, SESSION_TTL=86400) as found:

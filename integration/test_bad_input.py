@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from harness import fastcgi, rawhttp
+from harness.client import patiently
 from harness.waits import wait_until
 
 ME = "/api/auth/me"
@@ -320,7 +321,7 @@ def test_clients_that_go_away_leave_nothing_behind(stack, client):
         connection = rawhttp.connect(stack.url)
         connection.sendall(request)
         connection.close()
-    client.get(ME, expect=200)
+    assert patiently(lambda: client.get(ME)).status == 200
 
 
 # FastCGI, without the proxy

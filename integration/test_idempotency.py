@@ -67,7 +67,8 @@ def test_of_many_at_once_one_takes_effect(stack, user):
 
     def one():
         client = stack.client(token=user.client.token)
-        answers.append(client.post("/api/audio/upload-url", BODY, headers=headers))
+        answers.append(patiently(
+            lambda: client.post("/api/audio/upload-url", BODY, headers=headers)))
     threads = [threading.Thread(target=one) for _ in range(8)]
     for thread in threads:
         thread.start()
