@@ -105,7 +105,7 @@ void *arena_alloc(struct arena *arena, size_t size)
     size_t rounded = (size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
     void *p;
 
-    if (rounded < size || rounded > arena->budget * HARD_CAP_FACTOR - arena->used) {
+    if (rounded < size || rounded > arena_room(arena)) {
         die("far past the budget: a bound is missing");
     }
     if (rounded > b->size - b->used) {
@@ -181,6 +181,11 @@ void arena_defer(struct arena *arena, void (*fn)(void *p), void *p)
 size_t arena_used(const struct arena *arena)
 {
     return arena->used;
+}
+
+size_t arena_room(const struct arena *arena)
+{
+    return arena->budget * HARD_CAP_FACTOR - arena->used;
 }
 
 bool arena_over_budget(const struct arena *arena)

@@ -46,6 +46,9 @@ void arena_defer(struct arena *arena, void (*fn)(void *p), void *p);
 /* Bytes given out since the last reset. */
 size_t arena_used(const struct arena *arena);
 
+/* Bytes that may still be given out before the hard cap: the bound for what others send us. */
+size_t arena_room(const struct arena *arena);
+
 /* Has the current use passed the budget? Sticky until the reset. */
 bool arena_over_budget(const struct arena *arena);
 

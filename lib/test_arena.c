@@ -202,6 +202,16 @@ static void test_copies_of_text_end_with_a_nul(void **state)
     assert_string_equal(arena_strndup(*state, NULL, 0), "");
 }
 
+static void test_the_room_shrinks_by_what_is_given_out(void **state)
+{
+    size_t room = arena_room(*state);
+
+    (void)arena_alloc(*state, 1000);
+    assert_int_equal(arena_room(*state), room - arena_used(*state));
+    arena_reset(*state);
+    assert_int_equal(arena_room(*state), room);
+}
+
 static void test_formatted_text_of_any_length_is_whole(void **state)
 {
     static const int widths[] = {0, 1, 254, 255, 256, 257, 5000};
@@ -234,6 +244,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_a_clean_up_may_register_another, setup, teardown),
         cmocka_unit_test_setup_teardown(test_closing_runs_the_clean_ups, setup, teardown),
         cmocka_unit_test_setup_teardown(test_copies_of_text_end_with_a_nul, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_the_room_shrinks_by_what_is_given_out, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(test_formatted_text_of_any_length_is_whole, setup,
                                         teardown),
     };
