@@ -1,219 +1,69 @@
-/* One hiredis context per thread. It is dropped at any doubt: an answer that comes late must never
- * be taken for the answer to the next command. */
+/* Commands, scripts and pipelines on top of one exchange with one node. With a cluster the
+ * exchange is redis_cluster.c's to route; with one node there is nothing to decide. */
 #include "lib/redis.h"
 
-#include <hiredis/hiredis.h>
 #include <pthread.h>
 #include <stdarg.h>
-#include <sys/time.h>
 
-#include "lib/clock.h"
 #include "lib/config.h"
-#include "lib/crypto.h"
+#include "lib/log.h"
+#include "lib/redis_internal.h"
 #include "lib/str.h"
 
-enum { BACKOFF_FIRST_MS = 20, BACKOFF_MAX_MS = 500, REPLY_DEPTH_MAX = 8 };
-
-/* A thread's connection. */
-static _Thread_local struct connection {
-    redisContext *context;
-    int64_t timeout_ms;    /* as set on the socket */
-    int64_t retry_mono_ms; /* not before, after a failure */
-    int64_t backoff_ms;
-} conn;
-
-/* Parts of redis://[user][:password]@host[:port]. */
-struct address {
-    char host[256];
-    char password[256];
-    int port;
+enum {
+    ERROR_TEXT_MAX = 200, /* of what a server says, in causes */
+    START_ARENA_BYTES = 1 << 20
 };
 
-static bool parse_url(const char *url, struct address *out)
+struct redis_pipeline {
+    const char *key;
+    struct arena *arena;
+    struct redis_command *commands;
+    size_t n, cap;
+};
+
+static bool is_cluster(void)
 {
-    const char *rest = has_prefix(url, "redis://") ? url + strlen("redis://") : NULL;
-    const char *at, *colon;
-    size_t host_len;
-    int64_t port = 6379;
-    char port_text[8];
-
-    *out = (struct address){.port = 0};
-    if (rest == NULL) {
-        return false;
-    }
-    at = strrchr(rest, '@');
-    if (at != NULL) {
-        const char *secret = memchr(rest, ':', (size_t)(at - rest));
-
-        secret = secret == NULL ? rest : secret + 1;
-        if ((size_t)(at - secret) >= sizeof(out->password)) {
-            return false;
-        }
-        memcpy(out->password, secret, (size_t)(at - secret));
-        rest = at + 1;
-    }
-    host_len = strcspn(rest, ":/,");
-    if (host_len == 0 || host_len >= sizeof(out->host)) {
-        return false;
-    }
-    memcpy(out->host, rest, host_len);
-    colon = rest[host_len] == ':' ? rest + host_len + 1 : NULL;
-    if (colon != NULL) {
-        size_t len = strcspn(colon, "/,");
-
-        if (len >= sizeof(port_text)) {
-            return false;
-        }
-        memcpy(port_text, colon, len);
-        port_text[len] = '\0';
-        if (!i64_parse(port_text, &port) || port < 1 || port > 65535) {
-            return false;
-        }
-    }
-    out->port = (int)port;
-    return true;
+    return config()->redis_cluster_nodes > 0;
 }
 
-static struct timeval timeval_of(int64_t ms)
+static enum err malformed(struct scope *sc)
 {
-    return (struct timeval){.tv_sec = (time_t)(ms / 1000),
-                            .tv_usec = (suseconds_t)(ms % 1000 * 1000)};
+    return scope_fail(sc, ERR_INTERNAL,
+                      "REDIS_URL is malformed: it is redis://[[user]:password@]host[:port], or a "
+                      "comma list of them; write a comma or a percent sign of the password as "
+                      "%%2C or %%25.");
 }
 
-/* Close the connection and hold the next one back. */
-static void drop(void)
+/* Send to the only node there is. */
+static enum err run_single(struct scope *sc, const struct redis_command *commands, size_t n,
+                           int64_t limit_ms, struct redis_reply *replies_out)
 {
-    if (conn.context != NULL) {
-        redisFree(conn.context);
-        conn.context = NULL;
+    const char *why;
+
+    if (redis_seeds()->n == 0) {
+        return malformed(sc);
     }
-    conn.backoff_ms = conn.backoff_ms == 0 ? BACKOFF_FIRST_MS : conn.backoff_ms * 2;
-    if (conn.backoff_ms > BACKOFF_MAX_MS) {
-        conn.backoff_ms = BACKOFF_MAX_MS;
-    }
-    conn.retry_mono_ms = clock_mono_ms() + conn.backoff_ms;
-}
-
-void redis_thread_done(void)
-{
-    if (conn.context != NULL) {
-        redisFree(conn.context);
-    }
-    conn = (struct connection){0};
-}
-
-static enum err unavailable(struct scope *sc, const char *doing)
-{
-    const char *why = conn.context == NULL ? "no memory" : conn.context->errstr;
-    enum err e = scope_fail(sc, ERR_DEPENDENCY_UNAVAILABLE, "redis: %s: %s", doing, why);
-
-    drop();
-    return e;
-}
-
-static enum err authenticate(struct scope *sc, const char *password)
-{
-    redisReply *reply;
-    bool is_good;
-
-    if (*password == '\0') {
-        return OK;
-    }
-    reply = redisCommand(conn.context, "AUTH %s", password);
-    is_good = reply != NULL && reply->type == REDIS_REPLY_STATUS;
-    if (reply != NULL) {
-        freeReplyObject(reply);
-    }
-    return is_good ? OK : unavailable(sc, "AUTH is refused");
-}
-
-/* Have a connection whose socket times out after limit_ms. */
-static enum err connect_within(struct scope *sc, int64_t limit_ms)
-{
-    struct address address;
-
     if (limit_ms <= 0) {
         return scope_fail(sc, ERR_TIMED_OUT, "redis: no time left");
     }
-    if (conn.context == NULL) {
-        if (clock_mono_ms() < conn.retry_mono_ms) {
-            return scope_fail(sc, ERR_DEPENDENCY_UNAVAILABLE, "redis: waiting to connect again");
-        }
-        if (!parse_url(config()->redis_url, &address)) {
-            return scope_fail(sc, ERR_INTERNAL, "redis: REDIS_URL is not redis://host:port");
-        }
-        conn.context = redisConnectWithTimeout(address.host, address.port, timeval_of(limit_ms));
-        if (conn.context == NULL || conn.context->err != 0) {
-            return unavailable(sc, "connect");
-        }
-        redisEnableKeepAlive(conn.context);
-        conn.timeout_ms = -1;
-    }
-    if (conn.timeout_ms != limit_ms) {
-        bool is_new = conn.timeout_ms == -1;
-
-        redisSetTimeout(conn.context, timeval_of(limit_ms));
-        conn.timeout_ms = limit_ms;
-        if (is_new) {
-            TRY(authenticate(sc, parse_url(config()->redis_url, &address) ? address.password : ""));
-        }
+    if (redis_exchange(sc, 0, false, commands, n, limit_ms, replies_out, &why) != REDIS_FINE) {
+        return scope_fail(sc, ERR_DEPENDENCY_UNAVAILABLE, "redis: %s", why);
     }
     return OK;
-}
-
-static void copy_reply(struct arena *a, const redisReply *from, struct redis_reply *to, int depth)
-{
-    size_t i;
-
-    *to = (struct redis_reply){.kind = REDIS_NIL};
-    switch (from->type) {
-    case REDIS_REPLY_INTEGER:
-        to->kind = REDIS_INT;
-        to->integer = from->integer;
-        break;
-    case REDIS_REPLY_STRING:
-    case REDIS_REPLY_STATUS:
-    case REDIS_REPLY_ERROR:
-        to->kind = from->type == REDIS_REPLY_ERROR ? REDIS_ERROR : REDIS_TEXT;
-        to->text = arena_strndup(a, from->str, from->len);
-        to->len = from->len;
-        break;
-    case REDIS_REPLY_ARRAY:
-        to->kind = REDIS_LIST;
-        if (depth >= REPLY_DEPTH_MAX) {
-            break;
-        }
-        to->n_items = from->elements;
-        to->items = arena_array(a, struct redis_reply, from->elements + 1);
-        for (i = 0; i < from->elements; i++) {
-            copy_reply(a, from->element[i], &to->items[i], depth + 1);
-        }
-        break;
-    default:
-        break;
-    }
 }
 
 /* Send one command and take its reply; Redis's own errors come back as REDIS_ERROR. */
-static enum err run(struct scope *sc, const struct redis_args *args, int64_t limit_ms,
-                    struct redis_reply *reply_out)
+static enum err run(struct scope *sc, const char *key, const struct redis_args *args,
+                    int64_t limit_ms, struct redis_reply *reply_out)
 {
-    int64_t start_us = clock_mono_us();
-    redisReply *reply;
-    /* hiredis takes const char **: the array is its own, the texts stay untouched */
-    const char **argv = (const char **)(uintptr_t)args->text;
+    const struct redis_command command = {args->n, args->text, args->len};
 
-    TRY(connect_within(sc, limit_ms));
-    reply = redisCommandArgv(conn.context, (int)args->n, argv, args->len);
-    sc->timing.redis_us += clock_mono_us() - start_us;
-    sc->timing.redis_count++;
-    if (reply == NULL) {
-        return unavailable(sc, args->text[0]);
+    if (!is_cluster()) {
+        return run_single(sc, &command, 1, limit_ms, reply_out);
     }
-    conn.backoff_ms = 0;
-    copy_reply(sc->arena, reply, reply_out, 0);
-    freeReplyObject(reply);
-    return OK;
+    return redis_seeds()->n == 0 ? malformed(sc)
+                                 : redis_cluster_run(sc, key, &command, limit_ms, reply_out);
 }
 
 static int64_t command_limit_ms(const struct scope *sc)
@@ -223,22 +73,21 @@ static int64_t command_limit_ms(const struct scope *sc)
 
 static enum err refused(struct scope *sc, const char *what, const struct redis_reply *reply)
 {
-    return scope_fail(sc, ERR_DEPENDENCY_UNAVAILABLE, "redis: %s: %s", what, reply->text);
+    return scope_fail(sc, ERR_DEPENDENCY_UNAVAILABLE, "redis: %s: %.*s", what, ERROR_TEXT_MAX,
+                      reply->text);
 }
 
 enum err redis_call(struct scope *sc, const char *key, const struct redis_args *args,
                     struct redis_reply *reply_out)
 {
-    (void)key; /* one node: nothing to route */
-    TRY(run(sc, args, command_limit_ms(sc), reply_out));
+    TRY(run(sc, key, args, command_limit_ms(sc), reply_out));
     return reply_out->kind == REDIS_ERROR ? refused(sc, args->text[0], reply_out) : OK;
 }
 
 enum err redis_wait(struct scope *sc, const char *key, const struct redis_args *args,
                     int64_t wait_ms, struct redis_reply *reply_out)
 {
-    (void)key;
-    TRY(run(sc, args, config()->redis_timeout_ms + wait_ms, reply_out));
+    TRY(run(sc, key, args, config()->redis_timeout_ms + wait_ms, reply_out));
     return reply_out->kind == REDIS_ERROR ? refused(sc, args->text[0], reply_out) : OK;
 }
 
@@ -256,6 +105,8 @@ enum err redis_do(struct scope *sc, const char *key, struct redis_reply *reply_o
     return redis_call(sc, key, &args, reply_out);
 }
 
+/* --- Scripts. --- */
+
 static void append_args(struct redis_args *to, const struct redis_args *from)
 {
     size_t i;
@@ -265,8 +116,9 @@ static void append_args(struct redis_args *to, const struct redis_args *from)
     }
 }
 
-/* Ask the server for the script's SHA-1 once per program: SCRIPT LOAD tells it. */
-static enum err learn_sha1(struct scope *sc, struct redis_script *script, int64_t limit_ms)
+/* Ask a server for the script's SHA-1 once per program: SCRIPT LOAD tells it. */
+static enum err learn_sha1(struct scope *sc, const char *key, struct redis_script *script,
+                           int64_t limit_ms)
 {
     static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
     struct redis_args load = {0};
@@ -278,10 +130,11 @@ static enum err learn_sha1(struct scope *sc, struct redis_script *script, int64_
     redis_arg(&load, "SCRIPT");
     redis_arg(&load, "LOAD");
     redis_arg(&load, script->source);
-    TRY(run(sc, &load, limit_ms, &reply));
+    TRY(run(sc, key, &load, limit_ms, &reply));
     if (reply.kind != REDIS_TEXT || reply.len != sizeof(script->sha1) - 1) {
-        return scope_fail(sc, ERR_DEPENDENCY_UNAVAILABLE, "redis: %s does not load: %s",
-                          script->name, reply.kind == REDIS_ERROR ? reply.text : "odd reply");
+        return scope_fail(sc, ERR_DEPENDENCY_UNAVAILABLE, "redis: %s does not load: %.*s",
+                          script->name, ERROR_TEXT_MAX,
+                          reply.kind == REDIS_ERROR ? reply.text : "odd reply");
     }
     pthread_mutex_lock(&lock);
     if (!atomic_load_explicit(&script->is_known, memory_order_relaxed)) {
@@ -296,24 +149,27 @@ enum err redis_eval(struct scope *sc, struct redis_script *script, const struct 
                     const struct redis_args *args, struct redis_reply *reply_out)
 {
     struct redis_args command = {0};
+    const char *key = keys->n > 0 ? keys->text[0] : "";
     int64_t limit_ms = command_limit_ms(sc);
 
-    TRY(learn_sha1(sc, script, limit_ms));
+    TRY(learn_sha1(sc, key, script, limit_ms));
     redis_arg(&command, "EVALSHA");
     redis_arg(&command, script->sha1);
     redis_arg_i64(sc, &command, (int64_t)keys->n);
     append_args(&command, keys);
     append_args(&command, args);
-    TRY(run(sc, &command, limit_ms, reply_out));
+    TRY(run(sc, key, &command, limit_ms, reply_out));
     if (reply_out->kind == REDIS_ERROR && has_prefix(reply_out->text, "NOSCRIPT")) {
         command.text[0] = "EVAL";
         command.len[0] = strlen("EVAL");
         command.text[1] = script->source;
         command.len[1] = strlen(script->source);
-        TRY(run(sc, &command, limit_ms, reply_out));
+        TRY(run(sc, key, &command, limit_ms, reply_out));
     }
     return reply_out->kind == REDIS_ERROR ? refused(sc, script->name, reply_out) : OK;
 }
+
+/* --- Arguments. --- */
 
 void redis_arg_bytes(struct redis_args *args, const void *bytes, size_t len)
 {
@@ -332,4 +188,170 @@ void redis_arg(struct redis_args *args, const char *text)
 void redis_arg_i64(struct scope *sc, struct redis_args *args, int64_t value)
 {
     redis_arg(args, arena_printf(sc->arena, "%lld", (long long)value));
+}
+
+/* --- Pipelines. --- */
+
+struct redis_pipeline *redis_pipeline_make(struct scope *sc, const char *key)
+{
+    struct redis_pipeline *p = arena_new(sc->arena, struct redis_pipeline);
+
+    p->key = key;
+    p->arena = sc->arena;
+    return p;
+}
+
+static struct redis_command *next_command(struct redis_pipeline *p)
+{
+    if (p->n == p->cap) {
+        struct redis_command *old = p->commands;
+
+        p->cap = p->cap == 0 ? 8 : p->cap * 2;
+        p->commands = arena_array(p->arena, struct redis_command, p->cap);
+        if (p->n > 0) {
+            memcpy(p->commands, old, p->n * sizeof(*old));
+        }
+    }
+    return &p->commands[p->n++];
+}
+
+void redis_pipeline_add(struct redis_pipeline *p, ...)
+{
+    struct redis_command *command = next_command(p);
+    const char **text;
+    size_t *len, i;
+    va_list words;
+
+    va_start(words, p);
+    while (va_arg(words, const char *) != NULL) {
+        command->n++;
+    }
+    va_end(words);
+    text = arena_array(p->arena, const char *, command->n);
+    len = arena_array(p->arena, size_t, command->n);
+    va_start(words, p);
+    for (i = 0; i < command->n; i++) {
+        text[i] = va_arg(words, const char *);
+        len[i] = strlen(text[i]);
+    }
+    va_end(words);
+    command->text = text;
+    command->len = len;
+}
+
+/* All to the node that has the slot; then, one by one, those that it sends elsewhere. */
+static enum err run_routed(struct scope *sc, const struct redis_pipeline *p, int64_t limit_ms,
+                           struct redis_reply *replies)
+{
+    enum redis_fate fate;
+    const char *why;
+    size_t i;
+    int node;
+
+    TRY(redis_cluster_node(sc, p->key, limit_ms, &node));
+    fate = redis_exchange(sc, node, false, p->commands, p->n, limit_ms, replies, &why);
+    if (fate == REDIS_LOST) {
+        return scope_fail(sc, ERR_DEPENDENCY_UNAVAILABLE, "redis: %s", why);
+    }
+    for (i = 0; i < p->n; i++) {
+        struct redis_address to;
+        int slot;
+
+        if (fate == REDIS_UNSENT || redis_turn_of(&replies[i], &slot, &to) != REDIS_TURN_NONE) {
+            TRY(redis_cluster_run(sc, p->key, &p->commands[i], command_limit_ms(sc), &replies[i]));
+        }
+    }
+    return OK;
+}
+
+enum err redis_pipeline_run(struct scope *sc, const struct redis_pipeline *p,
+                            struct redis_reply **replies_out)
+{
+    int64_t limit_ms = command_limit_ms(sc);
+    struct redis_reply *replies = arena_array(sc->arena, struct redis_reply, p->n + 1);
+    size_t i;
+
+    *replies_out = replies;
+    if (p->n == 0) {
+        return OK;
+    }
+    if (!is_cluster()) {
+        TRY(run_single(sc, p->commands, p->n, limit_ms, replies));
+    } else {
+        TRY(redis_seeds()->n == 0 ? malformed(sc) : run_routed(sc, p, limit_ms, replies));
+    }
+    for (i = 0; i < p->n; i++) {
+        if (replies[i].kind == REDIS_ERROR) {
+            return refused(sc, p->commands[i].text[0], &replies[i]);
+        }
+    }
+    return OK;
+}
+
+/* --- At the start. --- */
+
+/* Judge one server by INFO: unlike CONFIG, hosted ones allow it too. */
+static enum err check_node(struct scope *sc, int node)
+{
+    static const char *const text[] = {"INFO", "memory"};
+    static const size_t len[] = {4, 6};
+    static const char field[] = "maxmemory_policy:";
+    const struct redis_command command = {ARRAY_LEN(text), text, len};
+    struct redis_address address;
+    struct redis_reply reply;
+    const char *why, *policy;
+
+    if (redis_exchange(sc, node, false, &command, 1, command_limit_ms(sc), &reply, &why) !=
+        REDIS_FINE) {
+        return scope_fail(sc, ERR_DEPENDENCY_UNAVAILABLE, "redis: %s", why);
+    }
+    policy = reply.kind == REDIS_TEXT ? strstr(reply.text, field) : NULL;
+    if (policy == NULL) {
+        return scope_fail(sc, ERR_DEPENDENCY_UNAVAILABLE, "redis: INFO: %.*s", ERROR_TEXT_MAX,
+                          reply.kind == REDIS_ERROR ? reply.text : "no maxmemory_policy");
+    }
+    policy += sizeof(field) - 1;
+    if (has_prefix(policy, "noeviction")) {
+        return OK;
+    }
+    (void)redis_node_address(node, &address);
+    return scope_fail(sc, ERR_INTERNAL,
+                      "Redis at %s:%d evicts keys (maxmemory-policy %.*s), so it would lose "
+                      "sessions and jobs when its memory is full: set maxmemory-policy noeviction.",
+                      address.host, address.port, (int)strcspn(policy, "\r\n"), policy);
+}
+
+enum err redis_check_eviction(struct scope *sc)
+{
+    int nodes[REDIS_NODES_MAX] = {0};
+    size_t n = 1, i;
+
+    if (redis_seeds()->n == 0) {
+        return malformed(sc);
+    }
+    if (is_cluster()) {
+        TRY(redis_cluster_masters(sc, command_limit_ms(sc), nodes, ARRAY_LEN(nodes), &n));
+    }
+    for (i = 0; i < n; i++) {
+        TRY(check_node(sc, nodes[i]));
+    }
+    return OK;
+}
+
+bool redis_may_start(FILE *faults)
+{
+    struct arena *arena = arena_open(START_ARENA_BYTES);
+    struct scope sc;
+    enum err e;
+
+    scope_init(&sc, arena, 3 * config()->redis_timeout_ms);
+    e = redis_check_eviction(&sc);
+    if (e == ERR_INTERNAL) {
+        fprintf(faults, "%s\n", sc.cause);
+    } else if (e != OK) {
+        log_event(LOG_WARN, "redis.check", "Redis cannot be asked yet: %s", sc.cause);
+    }
+    redis_thread_done();
+    arena_close(&arena);
+    return e != ERR_INTERNAL;
 }

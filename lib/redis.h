@@ -1,10 +1,13 @@
-/* Redis: one connection per thread, commands and scripts by routing key. The only module that knows
- * hiredis.
+/* Redis: one connection per thread and node, commands and scripts by routing key. The only module
+ * that knows hiredis.
  *
- * Every call names a key: with a cluster it decides the node, so keys of one call share a hash tag.
- * A connection is opened at first use, closed on any error, and opened again after a short
- * back-off; while that lasts calls fail at once. A call blocks at most redis_timeout_ms and never
- * past the scope's deadline. */
+ * Every call names a key: with a cluster (REDIS_CLUSTER_NODES > 0) its hash tag decides the node,
+ * so keys of one call share a tag; the key "" stands for any node. A connection is opened at first
+ * use and closed on any error, or when it lay idle for long. A node that cannot be reached is held
+ * back for a short while, for all threads: calls to it fail at once. A call blocks at most
+ * redis_timeout_ms, redirections and pauses of a cluster in motion included, and never past the
+ * scope's deadline. What may have been executed is never sent twice: where an answer is lost the
+ * call fails. */
 #ifndef LIB_REDIS_H
 #define LIB_REDIS_H
 
@@ -12,6 +15,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include "lib/scope.h"
 
@@ -74,7 +78,39 @@ MUST_USE enum err redis_do(struct scope *sc, const char *key, struct redis_reply
 MUST_USE enum err redis_wait(struct scope *sc, const char *key, const struct redis_args *args,
                              int64_t wait_ms, struct redis_reply *reply_out);
 
-/* Close this thread's connection (at the end of a thread). */
+/* Several commands whose keys share a tag, to be sent in one round trip; an arena object. They are
+ * no transaction: others' commands may come between, and while their slot moves to another node
+ * they may be run in another order. */
+struct redis_pipeline;
+
+/* An empty one. key routes all of it; it must live until the run. */
+struct redis_pipeline *redis_pipeline_make(struct scope *sc, const char *key);
+
+/* Append a command of NUL-terminated words, the list ended by NULL. The texts must live until the
+ * run. */
+void redis_pipeline_add(struct redis_pipeline *p, ...) __attribute__((sentinel));
+
+/* Send all and take the replies, one per command in their order. Blocks and fails as redis_call();
+ * one command that Redis refuses fails the call, though the others have been run. */
+MUST_USE enum err redis_pipeline_run(struct scope *sc, const struct redis_pipeline *p,
+                                     struct redis_reply **replies_out);
+
+/* Does no server evict keys of its own accord (maxmemory-policy noeviction)? What we keep there is
+ * sessions, limits and queues, not a cache. Asks every master of a cluster. ERR_INTERNAL: one does,
+ * or REDIS_URL is malformed; the cause is a sentence for the operator. ERR_DEPENDENCY_UNAVAILABLE:
+ * it cannot be told now. */
+MUST_USE enum err redis_check_eviction(struct scope *sc);
+
+/* The same at the start of a program: false where it must not start, with a sentence in faults.
+ * Where Redis cannot be asked (yet), true and a line in the log. Blocks up to redis_timeout_ms for
+ * each of three steps. */
+bool redis_may_start(FILE *faults);
+
+/* Masters and replicas of the cluster as last told by one of them; 0: no cluster, or not asked
+ * yet. Never blocks. */
+int redis_nodes(void);
+
+/* Close this thread's connections; it may open others. The end of a thread does it too. */
 void redis_thread_done(void);
 
 #endif
