@@ -300,18 +300,38 @@ static int64_t number_of(const struct redis_reply *r)
 }
 
 /* Read a session's row; false: it has expired. */
-static enum err load(struct scope *sc, struct id user, struct session *s, bool *found_out)
+static bool read_row(const struct redis_reply *row, struct session *s)
 {
-    const char *key = session_key(sc->arena, user, s->id);
-    struct redis_reply row;
+    if (row->n_items != 4 || row->items[0].kind != REDIS_TEXT) {
+        return false;
+    }
+    s->created_at = number_of(&row->items[0]);
+    s->last_used_at = number_of(&row->items[1]);
+    s->address = row->items[2].text;
+    s->user_agent = row->items[3].text;
+    return true;
+}
 
-    TRY(redis_do(sc, key, &row, "HMGET", key, "c", "l", "a", "u", NULL));
-    *found_out = row.n_items == 4 && row.items[0].kind == REDIS_TEXT;
-    if (*found_out) {
-        s->created_at = number_of(&row.items[0]);
-        s->last_used_at = number_of(&row.items[1]);
-        s->address = row.items[2].text;
-        s->user_agent = row.items[3].text;
+/* Load n sessions whose ids are set, in one round trip, and keep those that have not expired. */
+static enum err load(struct scope *sc, struct id user, struct session *sessions, size_t n,
+                     size_t *n_out)
+{
+    struct redis_pipeline *p = redis_pipeline_make(sc, index_key(sc->arena, user));
+    struct redis_reply *rows;
+    size_t i;
+
+    for (i = 0; i < n; i++) {
+        redis_pipeline_add(p, "HMGET", session_key(sc->arena, user, sessions[i].id), "c", "l", "a",
+                           "u", NULL);
+    }
+    TRY(redis_pipeline_run(sc, p, &rows));
+    *n_out = 0;
+    for (i = 0; i < n; i++) {
+        struct session s = {.id = sessions[i].id};
+
+        if (read_row(&rows[i], &s)) {
+            sessions[(*n_out)++] = s;
+        }
     }
     return OK;
 }
@@ -321,23 +341,29 @@ enum err session_list(struct scope *sc, struct id user, struct id after, size_t 
 {
     struct redis_reply ids;
     bool is_behind = id_is_nil(after);
-    size_t i;
+    size_t i = 0;
 
     TRY(indexed_ids(sc, user, SESSIONS_PER_USER_MAX, &ids));
     *sessions_out = arena_array(sc->arena, struct session, max);
     *n_out = 0;
-    for (i = 0; i < ids.n_items && *n_out < max; i++) {
-        struct session *s = &(*sessions_out)[*n_out];
-        bool found = false;
+    /* Mostly once: again only where some of the page have expired. */
+    while (i < ids.n_items && *n_out < max) {
+        struct session *page = *sessions_out + *n_out;
+        size_t n = 0, n_live;
 
-        if (!id_parse(ids.items[i].text, ids.items[i].len, &s->id)) {
-            continue;
+        for (; i < ids.n_items && *n_out + n < max; i++) {
+            struct id id;
+
+            if (!id_parse(ids.items[i].text, ids.items[i].len, &id)) {
+                continue;
+            }
+            if (is_behind) {
+                page[n++].id = id;
+            }
+            is_behind = is_behind || id_equal(id, after);
         }
-        if (is_behind) {
-            TRY(load(sc, user, s, &found));
-        }
-        is_behind = is_behind || id_equal(s->id, after);
-        *n_out += found;
+        TRY(load(sc, user, page, n, &n_live));
+        *n_out += n_live;
     }
     return OK;
 }

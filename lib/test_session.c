@@ -25,8 +25,10 @@ static struct {
     int64_t admitted;
     struct redis_args keys, args; /* of the last script but admission */
     int n_evals;
-    struct redis_reply listed; /* answer to plain commands */
-    int64_t mono_us;           /* each of which takes 0.3 s where this is set */
+    struct redis_reply listed;  /* answer to plain commands */
+    struct redis_reply rows[3]; /* answers to a pipeline */
+    size_t n_added, n_runs;
+    int64_t mono_us; /* each of which takes 0.3 s where this is set */
 } fake;
 
 void redis_arg_bytes(struct redis_args *args, const void *bytes, size_t len)
@@ -72,6 +74,29 @@ enum err redis_do(struct scope *sc, const char *key, struct redis_reply *reply_o
         clock_test_set(NOW_MS, fake.mono_us);
     }
     return fake.result;
+}
+
+struct redis_pipeline *redis_pipeline_make(struct scope *sc, const char *key)
+{
+    (void)key;
+    fake.n_added = 0;
+    return arena_alloc(sc->arena, 1);
+}
+
+void redis_pipeline_add(struct redis_pipeline *p, ...)
+{
+    (void)p;
+    fake.n_added++;
+}
+
+enum err redis_pipeline_run(struct scope *sc, const struct redis_pipeline *p,
+                            struct redis_reply **replies_out)
+{
+    (void)sc;
+    (void)p;
+    fake.n_runs++;
+    *replies_out = fake.rows;
+    return fake.n_added <= ARRAY_LEN(fake.rows) ? OK : ERR_INTERNAL;
 }
 
 enum err redis_call(struct scope *sc, const char *key, const struct redis_args *args,
