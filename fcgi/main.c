@@ -103,6 +103,9 @@ static int run(void)
         return EXIT_FAILURE;
     }
     crypto_open();
+    if (!redis_may_start(stderr)) {
+        return EXIT_CONFIG;
+    }
     metrics_open(&metrics);
     pg_open();
     password_open();

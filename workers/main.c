@@ -11,6 +11,7 @@
 #include "lib/instance.h"
 #include "lib/log.h"
 #include "lib/pg.h"
+#include "lib/redis.h"
 #include "workers/worker.h"
 
 enum { EXIT_CONFIG = 78 }; /* EX_CONFIG */
@@ -65,6 +66,9 @@ int main(int argc, char **argv)
     block_signals();
     follow_supervisor();
     crypto_open();
+    if (!redis_may_start(stderr)) {
+        return EXIT_CONFIG;
+    }
     instance_open(&plan);
     pg_open();
     status = worker_run(queues == NULL ? config()->worker_queues : queues);

@@ -260,6 +260,9 @@ int main(void)
     signal(SIGPIPE, SIG_IGN);
     follow_supervisor();
     crypto_open();
+    if (!redis_may_start(stderr)) {
+        return EXIT_CONFIG;
+    }
     crypto_random(random, sizeof(random));
     hex_encode(random, sizeof(random), lead.id);
     instance_open(&plan);
