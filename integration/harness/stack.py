@@ -259,8 +259,8 @@ def wait_steady(client, path="/api/auth/me", seconds=30):
 
 @contextlib.contextmanager
 def free_port_base():
-    """A PORT_BASE whose first forty ports are free, below those that the kernel gives out; locked, as
-    deploy/run-integration-tests does it, so that nobody else chooses it meanwhile."""
+    """A PORT_BASE whose first forty ports are free, below those that the kernel gives out; locked
+    as deploy/run-integration-tests does it, so that nobody else chooses it meanwhile."""
     for base in random.sample(range(20000, 32600, 100), 126):
         lock = pathlib.Path(tempfile.gettempdir(), f"maxbooster-ports-{base}.lock")
         with contextlib.ExitStack() as held:
@@ -277,11 +277,19 @@ def free_port_base():
     raise AssertionError("no free range of ports")
 
 
+def drop_private_stacks(like):
+    """What a worker that was ended early has left of its private stack."""
+    left = (ROOT / ".data").glob(f"{like.folder.name}-private-*") if like else []
+    for folder in left:
+        subprocess.run([str(ROOT / "deploy/stack.py"), "clean-data", f"STACK={folder.name}"],
+                       stdin=subprocess.DEVNULL, capture_output=True, timeout=120, check=False)
+
+
 @contextlib.contextmanager
-def private_stack(like, name, **variables):
+def private_stack(like, mark, **variables):
     """A stack of its own, of the same programs as another one, gone with its data at the end."""
     with free_port_base() as base:
-        yield from _run_stack(like, name, base, variables)
+        yield from _run_stack(like, f"{like.folder.name}-private-{mark}", base, variables)
 
 
 def _run_stack(like, name, base, variables):
