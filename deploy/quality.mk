@@ -26,7 +26,7 @@ $(B)/fuzz/workers/media/%: $(B)/obj/workers/media/%.o $(B)/media.a $(B)/lib.a
 	$(call say,LINK,$@)
 	$(Q)$(FUZZ_LINK) $^ $(LIBS_MEDIA) $(LIBS_LIB)
 
-.PHONY: fuzz fuzzers run-fuzzers sanitize lint docs analyze
+.PHONY: fuzz fuzzers run-fuzzers sanitize integration-sanitized lint docs analyze
 fuzz: ## bounded fuzzing, FUZZ_SECONDS (20) for each target
 	@$(MAKE) --no-print-directory CC=clang-14 WARN=-Wall SAN=address B=$(B)/fuzzing \
 		CFLAGS='-O1 -g -fsanitize=fuzzer-no-link' run-fuzzers
@@ -34,9 +34,24 @@ fuzzers: $(FUZZERS)
 run-fuzzers: fuzzers
 	@deploy/run-fuzzers $(FUZZ_SECONDS) $(B) $(FUZZERS)
 
-sanitize: ## unit tests under ASan+UBSan and under TSan
-	@$(MAKE) --no-print-directory SAN=address B=$(B)/address unit
-	@$(MAKE) --no-print-directory SAN=thread B=$(B)/thread unit
+SANITIZERS ?= address thread
+sanitize: ## unit and integration tests under ASan+UBSan and under TSan
+	@set -e; for s in $(SANITIZERS); do \
+		$(MAKE) --no-print-directory SAN=$$s B=$(B)/$$s unit; done
+	@set -e; for s in $(SANITIZERS); do $(MAKE) --no-print-directory SAN=$$s B=$(B)/$$s \
+		PLAIN=$(B) integration-sanitized; done
+
+# The media child stays a plain one: under seccomp and a limit of its address space no sanitizer runs;
+# its code has unit tests and fuzzers under them. A finding ends its process and is in the log.
+integration-sanitized: build
+	@$(MAKE) --no-print-directory SAN= B=$(PLAIN) $(PLAIN)/bin/maxbooster-media
+	@cp $(PLAIN)/bin/maxbooster-media $(B)/bin/
+	@rm -f $(B)/findings.*
+	@ASAN_OPTIONS=log_path=$(abspath $(B))/findings \
+		TSAN_OPTIONS=log_path=$(abspath $(B))/findings:halt_on_error=0 \
+		UBSAN_OPTIONS=print_stacktrace=1:log_path=$(abspath $(B))/findings \
+		deploy/run-integration-tests $(PYTEST_ARGS)
+	@! cat $(B)/findings.* 2>/dev/null
 
 # Pages and files that tables generate; committed, and compared by lint.
 API_X = $(B)/bin/maxbooster-api -x
