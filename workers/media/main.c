@@ -28,6 +28,7 @@ static const struct operation {
     {"probe", 1, 1, op_probe},
     {"waveform", 1, 1, op_waveform},
     {"convert", 1, 1, op_convert},
+    {"analyse", 1, 1, op_analyse},
 };
 
 static void quiet(void *context, int level, const char *format, va_list args)

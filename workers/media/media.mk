@@ -1,10 +1,11 @@
 # maxbooster-media: libav from its static archives, so that only what formats.def lists is linked in.
 #
 # The archives hold position-dependent code, hence -no-pie. LAME, Opus and Vorbis are named by their
-# run-time files: their -dev packages are not needed.
+# run-time files: their -dev packages are not needed. Of aubio only its beat tracker is linked in.
 
 LIBS_MEDIA := -no-pie -Wl,--gc-sections -l:libavfilter.a -l:libavformat.a -l:libavcodec.a -l:libswresample.a \
               -l:libavutil.a -l:libmp3lame.so.0 -l:libopus.so.0 -l:libvorbis.so.0 -l:libvorbisenc.so.2 \
+              -l:libebur128.so.1 -l:libaubio.a -l:libfftw3f.so.3 \
               -lseccomp -lpng -lz -lm
 
 # One thread, position-dependent code: nothing for ThreadSanitizer, which could not load it either.

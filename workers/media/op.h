@@ -28,4 +28,9 @@ enum media_fault op_waveform(struct op *op);
  * source. */
 enum media_fault op_convert(struct op *op);
 
+/* Result: {"integratedLufs","loudnessRangeLu","truePeakDbtp","tempoBpm","leadingSilenceMs",
+ * "trailingSilenceMs","clippedSamples","clippedRatio","durationMs","codec","sampleRate","channels",
+ * "bitDepth"}; null: cannot be told. Needs one source. */
+enum media_fault op_analyse(struct op *op);
+
 #endif
