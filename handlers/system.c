@@ -1,4 +1,5 @@
 /* Liveness, readiness, configuration and metrics. */
+#include <pthread.h>
 #include <string.h>
 
 #include "fcgi/req.h"
@@ -12,7 +13,12 @@
 #include "lib/s3.h"
 #include "lib/version.h"
 
-enum { CHECK_LIMIT_MS = 1000, METRICS_PAGE_BYTES = 1048576 };
+enum {
+    CHECK_LIMIT_MS = 1000,
+    STATUS_FRESH_MS = 250,
+    STATUS_TEXT_MAX = 1024,
+    METRICS_PAGE_BYTES = 1048576
+};
 
 enum err h_system_health(struct req *r)
 {
@@ -93,9 +99,44 @@ static enum err ask_within(const struct check *check, struct scope *sc, int64_t 
     return e;
 }
 
-enum err h_system_status(struct req *r)
+/* What the last round of checks of this process found. Readiness is open to everybody: whoever asks more often
+ * than STATUS_FRESH_MS gets the last answer, and costs no dependency anything. */
+static struct {
+    pthread_mutex_t lock;
+    int64_t asked_mono_ms;
+    bool is_ready;
+    char text[STATUS_TEXT_MAX];
+} last = {.lock = PTHREAD_MUTEX_INITIALIZER, .asked_mono_ms = INT64_MIN / 2};
+
+static bool recall(struct strbuf *json, bool *is_ready_out)
 {
-    struct strbuf json = req_json(r), list = req_json(r);
+    bool is_fresh;
+
+    pthread_mutex_lock(&last.lock);
+    is_fresh = clock_mono_ms() - last.asked_mono_ms < STATUS_FRESH_MS;
+    if (is_fresh) {
+        strbuf_puts(json, last.text);
+        *is_ready_out = last.is_ready;
+    }
+    pthread_mutex_unlock(&last.lock);
+    return is_fresh;
+}
+
+static void remember(const struct strbuf *json, bool is_ready)
+{
+    pthread_mutex_lock(&last.lock);
+    if (json->len < sizeof(last.text)) {
+        memcpy(last.text, json->data, json->len + 1);
+        last.is_ready = is_ready;
+        last.asked_mono_ms = clock_mono_ms();
+    }
+    pthread_mutex_unlock(&last.lock);
+}
+
+/* Ask everybody and write down what they say; are all there? */
+static bool check_all(struct req *r, struct strbuf *json)
+{
+    struct strbuf list = req_json(r);
     int n_down = 0;
     size_t i;
 
@@ -112,13 +153,25 @@ enum err h_system_status(struct req *r)
             strbuf_puts(&list, "null}");
         }
     }
-    strbuf_printf(&json, "{\"status\":\"%s\",\"version\":\"%s\",\"phase\":%d,\"checks\":{%s},",
+    strbuf_printf(json, "{\"status\":\"%s\",\"version\":\"%s\",\"phase\":%d,\"checks\":{%s},",
                   n_down == 0 ? "ok" : "down", VERSION, (int)config()->phase, list.data);
-    strbuf_puts(&json, "\"degradation\":{\"level\":0,\"layers\":[]}}");
-    if (n_down > 0) {
+    strbuf_puts(json, "\"degradation\":{\"level\":0,\"layers\":[]}}");
+    return n_down == 0;
+}
+
+enum err h_system_status(struct req *r)
+{
+    struct strbuf json = req_json(r);
+    bool is_ready;
+
+    if (!recall(&json, &is_ready)) {
+        is_ready = check_all(r, &json);
+        remember(&json, is_ready);
+    }
+    if (!is_ready) {
         req_reply_header(r, "Retry-After", "1");
     }
-    return req_reply_json(r, n_down == 0 ? 200 : 503, &json);
+    return req_reply_json(r, is_ready ? 200 : 503, &json);
 }
 
 static void add_item(void *context, const struct config_item *item)
