@@ -1,4 +1,5 @@
 """Malformed input of every kind: the right refusal, and everything alive afterwards."""
+import collections
 import json
 import socket
 import threading
@@ -123,6 +124,24 @@ def test_a_body_may_be_as_large_as_configured_and_no_larger(stack, client):
     for more in (1, 100, 10_000_000):
         reply = client.patch(ME, data=body + " " * (most - len(body) + more), expect=413)
         assert reply.code == "payload_too_large"
+
+
+def test_large_bodies_that_are_refused_unread_break_no_other_request(stack, user):
+    """What is left unread on a kept connection must not be taken for the next request."""
+    answers = collections.Counter()
+
+    def one():
+        client = stack.client(token=user.client.token)
+        for _ in range(150):
+            for body in ("x" * 60000, "{}"):
+                reply = client.patch(ME, data=body, headers={"Content-Type": "text/plain"})
+                answers[reply.status] += 1
+    threads = [threading.Thread(target=one) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == {415: 1800}
 
 
 def test_size_is_judged_before_fields(stack, client):

@@ -77,21 +77,22 @@ def test_without_redis_nobody_is_served_blindly_and_all_comes_back(private, user
 
 
 @pytest.mark.parametrize("how", DOWN)
-def test_without_postgresql_reads_and_writes_are_refused_and_all_comes_back(private, user, api_pids,
-        how):
+def test_without_postgresql_reads_and_writes_are_refused_and_all_comes_back(
+        private, user, api_pids, how):
     with getattr(private, how)("postgres"):
         still_healthy(private.client())
         refused(user.client, "GET", "/api/auth/me")
-        refused(user.client, "POST", "/api/audio/upload-url",
-                json={"fileName": "a.mp3", "contentType": "audio/mpeg", "size": 9})
+        write = refused(user.client, "POST", "/api/audio/upload-url",
+                        json={"fileName": "a.mp3", "contentType": "audio/mpeg", "size": 9})
         assert user.client.get("/api/auth/sessions",
                                expect=200).seconds < 2, "sessions need Redis only"
         told_down(private.client(), "postgres")
         still_healthy(private.client())
     wait_until(lambda: user.client.get("/api/auth/me").status == 200, 30,
                "PostgreSQL to be used again")
-    assert user.client.get("/api/audio",
-                           expect=200).json["items"][0]["id"] == user.pending["fileId"]
+    files = [f["id"] for f in user.client.get("/api/audio", expect=200).json["items"]]
+    assert user.pending["fileId"] in files
+    assert len(files) == 1 or write.code == "write_unknown", f"{write.code}, yet it took effect"
     private.wait_ready()
 
 

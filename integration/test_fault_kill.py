@@ -81,7 +81,8 @@ def test_a_killed_program_is_back_within_two_seconds(private, user, program):
 
     def is_back():
         mine = private.processes(program)
-        return bool(mine) and old not in [p.pid for p in mine]
+        is_begun = bool(mine) and not any("launch.py" in p.text for p in mine)
+        return is_begun and old not in [p.pid for p in mine]
     wait_until(is_back, BACK_S, f"{program} to be back", every=0.02)
 
 

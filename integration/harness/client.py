@@ -1,4 +1,5 @@
 """A client of the API that holds every reply against the contract."""
+import contextlib
 import functools
 import http.cookiejar
 import json as json_module
@@ -171,7 +172,8 @@ class User:
     def close(self):
         """End the account's sessions, so that the fleet's capacity is there for others."""
         if self.client.token:
-            self.client.post("/api/auth/logout-all", checked=False)
+            with contextlib.suppress(requests.RequestException):
+                self.client.post("/api/auth/logout-all", checked=False)
 
 
 def patiently(ask, seconds=20):
