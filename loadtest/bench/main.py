@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import sys
 import time
 
@@ -187,6 +188,7 @@ def main():
     parser.add_argument("--kept-seconds", type=int, default=3,
                         help="of each run with kept connections")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the stack is dropped
     out = os.path.join(options.build, "bench")
     world = World(options.build, out)
     try:
