@@ -154,7 +154,7 @@ def peers_html(summary):
                    "The bar is the median of the rounds, the whisker goes from least to most.")
             + figure(plot("perSecond", "requests/s through nginx, 32 clients", 10000),
                      "All of them with nginx, PostgreSQL, Redis and the load on the same cores. "
-                     "Express runs as one process, which is its best per CPU second."))
+                     "Express runs as one process."))
 
 
 def ladder_html(summary):
