@@ -76,13 +76,22 @@ static const struct fault_row faults[] = {
 #undef FAULT
 };
 
-static enum err refuse(struct scope *sc, uint32_t fault, int64_t value)
+/* field: what the file is called where the job was asked for. */
+static enum err refuse(struct scope *sc, const char *field, uint32_t fault, int64_t value)
 {
     const struct fault_row *row = &faults[fault];
     const char *text = arena_printf(sc->arena, row->text, (long long)value);
 
-    (void)scope_violation(sc, "file", row->code, "%s", text);
+    (void)scope_violation(sc, field, row->code, "%s", text);
     return scope_refuse(sc, ERR_MEDIA_INVALID, "%s", text);
+}
+
+/* One source is the file, several are the tracks of a mix. */
+static const char *source_field(const struct run *run, int64_t source)
+{
+    return run->n_sources == 1 || source < 0 || source >= (int64_t)run->n_sources
+               ? "file"
+               : arena_printf(run->sc->arena, "tracks[%d].fileId", (int)source);
 }
 
 static enum err broken(struct run *run, const char *what)
@@ -359,7 +368,7 @@ static enum err take_slot(struct run *run, struct out_state **out)
         return broken(run, "a write behind the end");
     }
     if (m->len > run->written_max - run->written) {
-        return refuse(run->sc, MEDIA_FAULT_RESULT_SIZE, 0);
+        return refuse(run->sc, "file", MEDIA_FAULT_RESULT_SIZE, 0);
     }
     run->written += m->len;
     memcpy(run->copy, media_child_memory(run->child) + base + (size_t)m->position * MEDIA_OUT_BLOCK,
@@ -496,7 +505,7 @@ static enum err on_fail(struct run *run)
     const char *text = run->in_msg.bytes + sizeof(struct media_msg);
 
     if (m->index > MEDIA_OK && m->index < MEDIA_FAULT_PARAM) {
-        return refuse(run->sc, m->index, m->offset);
+        return refuse(run->sc, source_field(run, m->position), m->index, m->offset);
     }
     if (m->index == MEDIA_FAULT_PARAM && run->in_len < 64 && utf8_valid(text, run->in_len) &&
         is_line(text, run->in_len)) {
@@ -593,7 +602,7 @@ static enum err start(struct run *run, const char *operation, const char *params
 
     for (i = 0; i < run->n_sources; i++) {
         if (run->sources[i].size == 0) {
-            return refuse(run->sc, MEDIA_FAULT_EMPTY, 0);
+            return refuse(run->sc, source_field(run, (int64_t)i), MEDIA_FAULT_EMPTY, 0);
         }
         run->in[i] = (struct in_state){.current = -1, .ahead = -1};
     }
@@ -604,6 +613,17 @@ static enum err start(struct run *run, const char *operation, const char *params
         run->n_sources * MEDIA_IN_SLOTS * run->in_block + (size_t)MEDIA_OUT_SLOTS * MEDIA_OUT_BLOCK;
     TRY(media_child_start(run->sc, memory_bytes, &run->child));
     return send_start(run, operation, &lines, memory_bytes, timeout_ms);
+}
+
+/* A power of two, so that blocks of all sources stay within MEDIA_IN_BYTES. */
+static size_t in_block(size_t n_sources)
+{
+    size_t block = MEDIA_IN_BLOCK;
+
+    while (block * n_sources * MEDIA_IN_SLOTS > MEDIA_IN_BYTES) {
+        block /= 2;
+    }
+    return block;
 }
 
 static enum err run_child(struct run *run, const char *operation, const char *params_json,
@@ -619,7 +639,7 @@ static enum err run_child(struct run *run, const char *operation, const char *pa
     timeout_ms = scope_left_ms(run->sc, timeout_ms);
     run->deadline_ms = clock_mono_ms() + timeout_ms;
     run->watched_ms = clock_mono_ms();
-    run->in_block = run->n_sources <= 4 ? MEDIA_IN_BLOCK : MEDIA_IN_BLOCK_MANY;
+    run->in_block = in_block(run->n_sources);
     run->in = arena_array(arena, struct in_state, run->n_sources);
     run->written_max = config()->media_output_max_bytes;
     if (run->sink != NULL) {
@@ -699,7 +719,7 @@ enum err media_probe(struct scope *sc, const struct media_source *source,
     run->n_sources = 1;
     e = run_child(run, "probe", "{}", config()->media_probe_timeout_ms);
     if (e == ERR_INTERNAL && run->crashed) {
-        return refuse(sc, MEDIA_FAULT_CORRUPT, 0);
+        return refuse(sc, "file", MEDIA_FAULT_CORRUPT, 0);
     }
     TRY(e);
     return read_probe(run, probe_out);

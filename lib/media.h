@@ -73,13 +73,14 @@ struct media_probe {
 MUST_USE enum err media_probe(struct scope *sc, const struct media_source *source,
                               struct media_probe *probe_out);
 
-/* Run one operation: "waveform" or "convert" with its parameters as a JSON object; *result_out
- * gets the child's result (a JSON object in the arena; every object in it that has "output": n has
- * that output's "size" and "sha256" too). watch may be NULL. Errors: ERR_MEDIA_INVALID with a
- * violation of "file" (bad input: do not retry), ERR_VALIDATION_FAILED with a violation (a
- * parameter does not fit), ERR_TIMED_OUT, ERR_INTERNAL (the child crashed), ERR_CONFLICT (watch
- * said stop), or what source and sink returned. Never goes past the scope's deadline but by one
- * call of source or sink. */
+/* Run one operation: "waveform", "convert" or "mix" with its parameters as a JSON object;
+ * *result_out gets the child's result (a JSON object in the arena; every object in it that has
+ * "output": n has that output's "size" and "sha256" too). watch may be NULL. Errors:
+ * ERR_MEDIA_INVALID with a violation of "file", or of "tracks[i].fileId" where there are several
+ * sources (bad input: do not retry), ERR_VALIDATION_FAILED with a violation (a parameter does not
+ * fit), ERR_TIMED_OUT, ERR_INTERNAL (the child crashed), ERR_CONFLICT (watch said stop), or what
+ * source and sink returned. Never goes past the scope's deadline but by one call of source or
+ * sink. */
 MUST_USE enum err media_run(struct scope *sc, const char *operation, const char *params_json,
                             const struct media_source *sources, size_t n_sources,
                             const struct media_sink *sink, const struct media_watch *watch,

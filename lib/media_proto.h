@@ -20,7 +20,7 @@ enum {
     MEDIA_OUTPUTS_MAX = 32,        /* 8 zooms in 2 formats and a picture, with room */
     MEDIA_IN_SLOTS = 4,            /* head, tail, current and next block of a source */
     MEDIA_IN_BLOCK = 1 << 20,      /* a range worth a request to S3 */
-    MEDIA_IN_BLOCK_MANY = 1 << 18, /* the same with more than 4 sources */
+    MEDIA_IN_BYTES = 32 << 20,     /* of all blocks together: many sources have smaller ones */
     MEDIA_OUT_SLOTS = 4,
     MEDIA_OUT_BLOCK = 1 << 18,
     MEDIA_REWRITABLE =
@@ -54,7 +54,8 @@ enum media_msg_type {
     MEDIA_FINISH,   /* index: output is complete */
     MEDIA_PROGRESS, /* len: percent */
     MEDIA_RESULT,   /* payload: JSON object; the child is done */
-    MEDIA_FAIL      /* index: enum media_fault; offset: its number; payload: name of a parameter */
+    MEDIA_FAIL      /* index: enum media_fault; offset: its number; position: the source that it
+                      is about; payload: name of a parameter */
 };
 
 struct media_msg {

@@ -79,6 +79,10 @@ static const struct {
     {op_convert, "format=m4a\n"},
     {op_convert, "format=ogg\nchannels=1\n"},
     {op_convert, "format=opus\ntargetLufs=-20\n"},
+    {op_mix, "format=flac\ntracks.0.gainDb=6\ntracks.0.pan=-0.3\ntracks.0.fadeInMs=50\n"},
+    {op_mix, "format=wav\nchannels=6\nsampleRate=32000\ntracks.0.offsetMs=10\n"
+             "tracks.0.fadeOutMs=90\n"},
+    {op_mix, "format=opus\ntargetLufs=-14\n"},
 };
 
 int LLVMFuzzerInitialize(int *argc, char ***argv);

@@ -217,9 +217,11 @@ void link_result(struct link *l, const char *json)
     send_message(&msg, json, strlen(json));
 }
 
-void link_fail(struct link *l, enum media_fault fault, int64_t value, const char *param)
+void link_fail(struct link *l, enum media_fault fault, int64_t value, uint32_t source,
+               const char *param)
 {
-    const struct media_msg msg = {.type = MEDIA_FAIL, .index = fault, .offset = value};
+    const struct media_msg msg = {
+        .type = MEDIA_FAIL, .index = fault, .offset = value, .position = source};
 
     (void)l;
     send_message(&msg, param, param == NULL ? 0 : strlen(param));

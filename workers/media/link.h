@@ -35,7 +35,9 @@ void link_progress(struct link *l, int percent);
 /* The job is done. */
 void link_result(struct link *l, const char *json);
 
-/* The job has failed. param: name of the parameter for MEDIA_FAULT_PARAM, else NULL. */
-void link_fail(struct link *l, enum media_fault fault, int64_t value, const char *param);
+/* The job has failed, for source number source. param: name of the parameter for
+ * MEDIA_FAULT_PARAM, else NULL. */
+void link_fail(struct link *l, enum media_fault fault, int64_t value, uint32_t source,
+               const char *param);
 
 #endif

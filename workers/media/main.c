@@ -28,6 +28,7 @@ static const struct operation {
     {"probe", 1, 1, op_probe},
     {"waveform", 1, 1, op_waveform},
     {"convert", 1, 1, op_convert},
+    {"mix", 1, MEDIA_SOURCES_MAX, op_mix},
     {"analyse", 1, 1, op_analyse},
 };
 
@@ -62,14 +63,14 @@ int main(void)
     op.link = link_open(&op.start, &op.params);
     av_log_set_callback(quiet);
     if (!sandbox_enter(op.start->address_bytes, op.start->cpu_s)) {
-        link_fail(op.link, MEDIA_FAULT_INTERNAL, EXIT_SANDBOX, NULL);
+        link_fail(op.link, MEDIA_FAULT_INTERNAL, EXIT_SANDBOX, 0, NULL);
         _exit(EXIT_SANDBOX);
     }
     fault = run(&op);
     if (fault == MEDIA_OK) {
         link_result(op.link, op.result);
     } else {
-        link_fail(op.link, fault, op.value, op.param);
+        link_fail(op.link, fault, op.value, op.source, op.param);
     }
     _exit(0);
 }

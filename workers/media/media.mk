@@ -13,6 +13,9 @@ MEDIA_SANFLAGS := $(filter-out -fsanitize=thread,$(SANFLAGS))
 $(B)/obj/workers/media/%.o $(B)/test/workers/media/%: SANFLAGS := $(MEDIA_SANFLAGS)
 $(B)/bin/maxbooster-media: SANFLAGS := $(MEDIA_SANFLAGS)
 
+# Loops over samples, which vector instructions do several times faster.
+$(B)/obj/workers/media/mix.o $(B)/obj/workers/media/limiter.o: CFLAGS += -O3
+
 $(B)/bin/maxbooster-media: $(call obj,$(MEDIA_SRC))
 	$(call say,LINK,$@)
 	$(Q)mkdir -p $(@D) && $(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS_MEDIA)

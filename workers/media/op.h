@@ -13,6 +13,7 @@ struct op {
     const char *params;            /* params.h */
     char result[MEDIA_RESULT_MAX]; /* JSON object, to be written by the operation */
     int64_t value;                 /* number that belongs to the fault */
+    uint32_t source;               /* whose fault it is, where there are several */
     const char *param;             /* name of the parameter, for MEDIA_FAULT_PARAM */
 };
 
@@ -27,6 +28,9 @@ enum media_fault op_waveform(struct op *op);
 /* Result: {"output","format","codec","sampleRate","channels","bitDepth","durationMs"}. Needs one
  * source. */
 enum media_fault op_convert(struct op *op);
+
+/* The same result, of all sources added up. */
+enum media_fault op_mix(struct op *op);
 
 /* Result: {"integratedLufs","loudnessRangeLu","truePeakDbtp","tempoBpm","leadingSilenceMs",
  * "trailingSilenceMs","clippedSamples","clippedRatio","durationMs","codec","sampleRate","channels",

@@ -2,20 +2,17 @@
  * time. */
 #include <libavutil/channel_layout.h>
 
+#include "workers/media/asked.h"
 #include "workers/media/chain.h"
 #include "workers/media/input.h"
 #include "workers/media/loudness.h"
-#include "workers/media/op.h"
-#include "workers/media/output.h"
-#include "workers/media/params.h"
 
 struct convert {
     struct op *op;
     struct input *in;
     struct output *out;
     struct output_settings settings;
-    int64_t sample_rate, channels, bit_depth; /* asked for; 0: as the input */
-    double target_lufs;                       /* 0: none */
+    struct asked asked;
     double gain_db;
     int percent_base; /* what measuring was worth */
     struct chain *chain;
@@ -23,55 +20,13 @@ struct convert {
 
 enum { MEASURE_PERCENT = 40 };
 
-static enum media_fault bad(struct op *op, const char *param)
-{
-    op->param = param;
-    return MEDIA_FAULT_PARAM;
-}
-
-static enum media_fault read_params(struct convert *c)
-{
-    const char *params = c->op->params;
-    char format[16];
-
-    c->settings.quality = -1;
-    if (!params_text(params, "format", format, sizeof(format)) ||
-        (c->settings.format = output_format_find(format)) == NULL) {
-        return bad(c->op, "format");
-    }
-    if (!params_i64(params, "bitrate", 500, 1000000, &c->settings.bit_rate)) {
-        return bad(c->op, "bitrate");
-    }
-    if (!params_double(params, "quality", 0, 10, &c->settings.quality) ||
-        (c->settings.quality >= 0 && c->settings.bit_rate > 0)) {
-        return bad(c->op, "quality");
-    }
-    if (!c->settings.format->lossy && c->settings.bit_rate > 0) {
-        return bad(c->op, "bitrate");
-    }
-    if (!params_i64(params, "sampleRate", INPUT_RATE_MIN, INPUT_RATE_MAX, &c->sample_rate)) {
-        return bad(c->op, "sampleRate");
-    }
-    if (!params_i64(params, "channels", 1, INPUT_CHANNELS_MAX, &c->channels)) {
-        return bad(c->op, "channels");
-    }
-    if (!params_i64(params, "bitDepth", 16, 24, &c->bit_depth) ||
-        (c->bit_depth != 0 && c->bit_depth != 16 && c->bit_depth != 24)) {
-        return bad(c->op, "bitDepth");
-    }
-    if (!params_double(params, "targetLufs", -70, -5, &c->target_lufs)) {
-        return bad(c->op, "targetLufs");
-    }
-    return MEDIA_OK;
-}
-
 /* A depth that loses nothing of the input, as far as the format has one. */
 static int choose_depth(const struct convert *c)
 {
     int depth = input_info(c->in)->bit_depth;
 
-    if (c->bit_depth != 0) {
-        return (int)c->bit_depth;
+    if (c->asked.bit_depth != 0) {
+        return (int)c->asked.bit_depth;
     }
     if (depth <= 16) {
         return 16;
@@ -89,7 +44,7 @@ static enum media_fault choose_settings(struct convert *c)
     const struct input_info *info = input_info(c->in);
     struct output_settings *s = &c->settings;
     const AVCodec *encoder;
-    int channels = c->channels > 0 ? (int)c->channels : info->channels;
+    int channels = c->asked.channels > 0 ? (int)c->asked.channels : info->channels;
 
     s->bit_depth = choose_depth(c);
     encoder = output_encoder(s->format, s->bit_depth);
@@ -97,15 +52,15 @@ static enum media_fault choose_settings(struct convert *c)
         return MEDIA_FAULT_INTERNAL;
     }
     s->sample_rate = output_rate(s->format, encoder,
-                                 c->sample_rate > 0          ? (int)c->sample_rate
+                                 c->asked.sample_rate > 0    ? (int)c->asked.sample_rate
                                  : s->format->rate_usual > 0 ? s->format->rate_usual
                                                              : info->sample_rate);
-    if (c->sample_rate > 0 && s->sample_rate != c->sample_rate) {
-        return bad(c->op, "sampleRate");
+    if (c->asked.sample_rate > 0 && s->sample_rate != c->asked.sample_rate) {
+        return asked_bad(c->op, "sampleRate");
     }
     if (!output_layout(encoder, channels, &first->ch_layout, &s->layout)) {
-        if (c->channels > 0 || !output_layout(encoder, 2, &first->ch_layout, &s->layout)) {
-            return bad(c->op, "channels");
+        if (c->asked.channels > 0 || !output_layout(encoder, 2, &first->ch_layout, &s->layout)) {
+            return asked_bad(c->op, "channels");
         }
     }
     s->samples_exact = info->duration_exact;
@@ -194,11 +149,11 @@ static enum media_fault measure(struct convert *c)
     enum media_fault f = MEDIA_OK;
     double lufs;
 
-    if (c->target_lufs < 0) {
+    if (c->asked.target_lufs < 0) {
         f = loudness_measure(c->op, 0, MEASURE_PERCENT, &lufs);
         c->percent_base = MEASURE_PERCENT;
         if (f == MEDIA_OK && lufs > LOUDNESS_SILENT) {
-            c->gain_db = c->target_lufs - lufs;
+            c->gain_db = c->asked.target_lufs - lufs;
         }
     }
     return f;
@@ -227,21 +182,6 @@ static enum media_fault convert(struct convert *c)
     return f != MEDIA_OK ? f : output_end(c->out);
 }
 
-static void write_result(struct convert *c)
-{
-    const AVCodecContext *codec = output_codec(c->out);
-    int64_t rate = codec->sample_rate;
-    char depth[16];
-
-    (void)snprintf(depth, sizeof(depth), "%d", c->settings.bit_depth);
-    (void)snprintf(c->op->result, sizeof(c->op->result),
-                   "{\"output\":0,\"format\":\"%s\",\"codec\":\"%s\",\"sampleRate\":%lld,"
-                   "\"channels\":%d,\"bitDepth\":%s,\"durationMs\":%lld}",
-                   c->settings.format->name, avcodec_get_name(codec->codec_id), (long long)rate,
-                   codec->ch_layout.nb_channels, c->settings.format->lossy ? "null" : depth,
-                   (long long)((output_samples(c->out) * 1000 + rate / 2) / rate));
-}
-
 enum media_fault op_convert(struct op *op)
 {
     struct convert *c = av_mallocz(sizeof(*c));
@@ -251,14 +191,14 @@ enum media_fault op_convert(struct op *op)
         return MEDIA_FAULT_MEMORY;
     }
     c->op = op;
-    f = read_params(c);
+    f = asked_read(op, &c->settings, &c->asked);
     f = f != MEDIA_OK ? f : measure(c);
     if (f == MEDIA_OK) {
         f = input_open(op->link, 0, op->start->sizes[0], op->start->duration_max_s, &c->in);
     }
     f = f != MEDIA_OK ? f : convert(c);
     if (f == MEDIA_OK) {
-        write_result(c);
+        asked_result(op, &c->settings, c->out);
     }
     op->value = c->in == NULL ? op->value : input_value(c->in);
     chain_close(&c->chain);
