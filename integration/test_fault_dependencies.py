@@ -50,7 +50,7 @@ def still_healthy(client):
 
 
 def told_down(client, program):
-    """Readiness says who is down, and of nobody else; soon, since what it says may be a moment old."""
+    """Readiness says who is down, and of nobody else; what it says may be a moment old."""
     def told():
         start = time.monotonic()
         reply = client.get("/api/system/status", expect=(200, 503), timeout=BOUND_S + 10)
