@@ -1,9 +1,11 @@
 /* The judgement of an uploaded object. It is made once: one conditional UPDATE moves the row to
  * verified or rejected, and whoever comes later, or at the same moment, reads that row and gets the
- * same answer. */
+ * same answer. Who verifies it starts its analysis, in the same transaction. */
 #include <stdatomic.h>
 
 #include "handlers/audio.h"
+#include "handlers/jobs.h"
+#include "handlers/payload.h"
 #include "lib/config.h"
 #include "lib/media.h"
 #include "lib/pg.h"
@@ -72,13 +74,23 @@ static enum err refuse_again(struct req *r, const struct audio_file *file)
     return req_fail(r, rejection_err(why.code), "%s", why.detail);
 }
 
+/* The answer of the first time: what the analysis has added since is not part of it. */
+static enum err verified_before(struct audio_file *file)
+{
+    if (strcmp(file->origin, "upload") == 0) {
+        file->analysis = NULL;
+        file->sha256 = NULL;
+    }
+    return OK;
+}
+
 /* The row as somebody else has just settled it. */
 static enum err settled_by_another(struct req *r, struct audio_file *file)
 {
     scope_forgive(req_scope(r));
     TRY(audio_find(r, file->id, file));
     if (strcmp(file->status, "verified") == 0) {
-        return OK;
+        return verified_before(file);
     }
     if (strcmp(file->status, "rejected") == 0) {
         return refuse_again(r, file);
@@ -200,6 +212,32 @@ static bool is_settled(const struct audio_file *file)
     return strcmp(file->status, "verified") == 0 || strcmp(file->status, "rejected") == 0;
 }
 
+/* The file is good. Of several callers one finds the row unsettled, and only that one gets past the
+ * UPDATE: there is one analysis. */
+static enum err verify(struct req *r, struct audio_file *file, const struct s3_object *object,
+                       const struct media_probe *found)
+{
+    struct scope *sc = req_scope(r);
+    struct strbuf payload;
+    struct id job;
+    enum err e;
+
+    TRY(req_transaction(r));
+    e = pg_one(sc,
+               q_audio_mark_verified(sc, req_user(r), file->id, object->etag, object->size,
+                                     found->container, found->codec, found->duration_ms,
+                                     found->sample_rate, found->channels, found->bit_depth,
+                                     found->bit_rate),
+               &shape_audio_file, file);
+    if (e == ERR_NOT_FOUND) {
+        return settled_by_another(r, file);
+    }
+    TRY(e);
+    payload = payload_begin(r, file);
+    strbuf_putc(&payload, '}');
+    return jobs_start(r, JOB_AUDIO_ANALYSE, payload.data, &job);
+}
+
 static enum err judge(struct req *r, struct audio_file *file)
 {
     struct scope *sc = req_scope(r);
@@ -227,13 +265,7 @@ static enum err judge(struct req *r, struct audio_file *file)
                       arena_printf(sc->arena, "The content is %s in %s, which is not %s.",
                                    found.codec, found.container, file->content_type));
     }
-    e = pg_one(sc,
-               q_audio_mark_verified(sc, req_user(r), file->id, object.etag, object.size,
-                                     found.container, found.codec, found.duration_ms,
-                                     found.sample_rate, found.channels, found.bit_depth,
-                                     found.bit_rate),
-               &shape_audio_file, file);
-    return e == ERR_NOT_FOUND ? settled_by_another(r, file) : e;
+    return verify(r, file, &object, &found);
 }
 
 enum err audio_settle(struct req *r, struct audio_file *file)
@@ -241,7 +273,7 @@ enum err audio_settle(struct req *r, struct audio_file *file)
     enum err e;
 
     if (strcmp(file->status, "verified") == 0) {
-        return OK;
+        return verified_before(file);
     }
     if (strcmp(file->status, "rejected") == 0) {
         return refuse_again(r, file);

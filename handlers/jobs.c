@@ -173,19 +173,30 @@ static void after_commit(struct req *r, void (*fn)(struct req *r, void *context)
     req_after_commit(r, fn, p);
 }
 
-enum err jobs_accept(struct req *r, enum job_kind kind, const char *payload)
+enum err jobs_start(struct req *r, enum job_kind kind, const char *payload, struct id *id_out)
 {
     struct scope *sc = req_scope(r);
     struct id id = id_make_owned(req_place(r));
-    const char *path = arena_printf(sc->arena, "/api/jobs/%s", id_text(sc->arena, id));
     const char *trace = sc->traceparent[0] != '\0' ? sc->traceparent : NULL;
-    struct strbuf json = req_json(r);
 
     TRY(req_transaction(r));
     TRY(pg_exec(
         sc, q_jobs_insert(sc, id, req_user(r), job_type(kind)->name, payload, trace, ABSENT_I64),
         NULL));
     after_commit(r, push_job, kind, id);
+    *id_out = id;
+    return OK;
+}
+
+enum err jobs_accept(struct req *r, enum job_kind kind, const char *payload)
+{
+    struct scope *sc = req_scope(r);
+    struct strbuf json = req_json(r);
+    const char *path;
+    struct id id;
+
+    TRY(jobs_start(r, kind, payload, &id));
+    path = arena_printf(sc->arena, "/api/jobs/%s", id_text(sc->arena, id));
     req_location(r, "%s", path);
     strbuf_printf(&json, "{\"jobId\":\"%s\",\"status\":\"processing\",\"statusUrl\":\"%s\"}",
                   id_text(sc->arena, id), path);

@@ -81,8 +81,9 @@ RETURNING :audio_columns;
 -- shard: user_id
 -- args: user_id uuid, id uuid, sha256 text, analysis jsonb
 -- What a job found out about a verified file; an absent sha256 leaves the one that is there.
+-- Derived from bytes that do not change, so the version that its owner holds stays good.
 UPDATE audio_files
-SET analysis = $4, sha256 = coalesce($3, sha256), version = version + 1, updated_at = now()
+SET analysis = $4, sha256 = coalesce($3, sha256)
 WHERE id = $2 AND user_id = $1 AND status = 'verified' AND deleted_at IS NULL;
 
 -- name: audio_rename :one
