@@ -326,7 +326,8 @@ static enum redis_fate read_more(struct talk *t, const char *doing)
         if (!is_first && !await(t, POLLIN)) {
             return late(t, REDIS_LOST, doing);
         }
-        n = recv(t->c->context->fd, bytes, sizeof(bytes), is_first ? 0 : MSG_DONTWAIT);
+        n = is_first ? read(t->c->context->fd, bytes, sizeof(bytes))
+                     : recv(t->c->context->fd, bytes, sizeof(bytes), MSG_DONTWAIT);
         if (n < 0 && errno == EAGAIN && is_first) {
             return late(t, REDIS_LOST, doing);
         }
