@@ -3,11 +3,11 @@
  *
  * Each thread has one conn. We accept ourselves and hand libfcgi the descriptor, so that a stop is
  * an event in an epoll set and not a signal that may be lost between check and accept (libfcgi,
- * os_unix.c: "There's a window here"). With kept connections (fastcgi_keep_conn) a thread stays
- * with its connection. The proxy keeps fewer idle ones than there are threads and closes each after
- * a short time (keepalive_time, keepalive_timeout), so that new connections get their turn and a
- * stopping thread gets free. We do not close a kept connection ourselves: the proxy may just be
- * sending on it. */
+ * os_unix.c: "There's a window here"). A connection belongs to a thread only while a request is
+ * served: kept ones (fastcgi_keep_conn) wait in the epoll set of the process, so their number has
+ * nothing to do with that of the threads. We do not close a kept connection ourselves: the proxy
+ * may just be sending on it; it closes each after a short time (keepalive_time,
+ * keepalive_timeout), so that a stopping process gets free. */
 #ifndef FCGI_CONN_H
 #define FCGI_CONN_H
 

@@ -389,6 +389,28 @@ def test_odd_fastcgi_parameters_get_an_answer(path, changes, status):
     assert "Set-Cookie: a=b" not in answer
 
 
+@pytest.mark.parametrize("in_pieces", [False, True])
+def test_a_body_that_nobody_read_does_not_disturb_the_next_request(path, in_pieces):
+    """On a kept connection the rest of a refused request is not the begin of the next one."""
+    refused = PARAMS | {"REQUEST_METHOD": "POST", "REQUEST_URI": LOGIN, "CONTENT_LENGTH": "60000",
+                        "CONTENT_TYPE": "text/plain"}
+    first = fastcgi.request(refused, b"x" * 60000, flags=1)
+    second = fastcgi.request(PARAMS, flags=1)
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(10)
+        connection.connect(path)
+        for data, status in ((first, 415), (second, 200), (first, 415), (second, 200)):
+            cut = len(data) - 8 if in_pieces else len(data)  # the record that ends the body
+            connection.sendall(data[:cut])
+            connection.sendall(data[cut:])
+            answer = b""
+            while fastcgi.END not in fastcgi.kinds_of(answer):
+                piece = connection.recv(65536)
+                assert piece, "the connection was closed"
+                answer += piece
+            assert fastcgi.stdout_of(answer).startswith(f"Status: {status}")
+
+
 @pytest.mark.parametrize("data", [
     b"", b"\x00", b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 64, b"\x00" * 4096,
     fastcgi.frame(fastcgi.BEGIN, b""),

@@ -243,13 +243,6 @@ def test_the_edge_is_never_tighter_than_the_limiter(most, window_ms):
     assert min(most, render_nginx.EDGE_MAX) <= connections <= render_nginx.EDGE_MAX
 
 
-@pytest.mark.parametrize("processes, threads", [(1, 1), (1, 3), (1, 4), (2, 16), (8, 64)])
-def test_kept_connections_leave_half_of_the_threads_free(processes, threads):
-    kept = render_nginx.kept_connections(
-        {"API_PROCESSES": str(processes), "API_THREADS": str(threads)})
-    assert 0 <= kept * render_nginx.WORKERS <= processes * threads / 2
-
-
 def test_s3_tells_why_it_refuses_a_large_body():
     body = b"x" * (8 << 20)
     path = "/maxbooster-uploads/audio/x?X-Amz-Signature=bad"

@@ -8,7 +8,7 @@ from .say import Refusal
 
 WORKERS = 2
 CONNECTIONS = 8192       # per nginx worker; a request takes two
-KEPT_PER_WORKER = 8      # measured: see docs/internals/deploy.md
+KEPT_PER_WORKER = 64     # measured: see docs/decisions/kept-connections.md
 EDGE_FACTOR = 2          # the edge's limits against RATE_LIMIT_MAX
 EDGE_CONNECTIONS_MIN = 1024
 EDGE_MAX = 65535         # nginx's own bound of limit_conn
@@ -73,31 +73,17 @@ def problems(repo, conf, policy, is_s3=False):
     return "\n".join(out) + "\n"
 
 
-def kept_connections(values):
-    """Idle kept connections per nginx worker: all of them well below the API's threads.
-
-    A thread stays with its kept connection while that idles, so that half of all threads must be
-    free of them.
-    """
-    threads = int(values["API_PROCESSES"]) * int(values["API_THREADS"])
-    return min(KEPT_PER_WORKER, threads // (2 * WORKERS))
-
-
-def _upstream(place, topology, kept):
+def _upstream(place, topology):
     lines = ["    upstream api {"]
     # Each socket twice: nginx tries another "server" where a connection fails, and with one
     # instance that is the same.
     for _ in range(2 if len(topology.instances) == 1 else 1):
         for i in topology.instances:
             lines.append(f"        server unix:{place.sockets}/{i.program}.sock max_fails=0;")
-    if kept:
-        lines += [f"        keepalive {kept};",
-                  "        # nginx closes a kept connection, never the API: no request is lost on",
-                  "        # one that is being closed, waiting ones get their turn, and a stopping",
-                  "        # process gets free.",
-                  "        keepalive_timeout 2s;",
-                  "        keepalive_time 1s;",
-                  "        keepalive_requests 500;"]
+    # nginx closes a kept connection, never the API: no request is lost on one that is being
+    # closed, connections spread over new processes, and a stopping process gets free.
+    lines += [f"        keepalive {KEPT_PER_WORKER};", "        keepalive_timeout 2s;",
+              "        keepalive_time 1s;", "        keepalive_requests 500;"]
     return "\n".join(lines + ["    }"])
 
 
@@ -143,7 +129,6 @@ def edge_limits(values):
 
 def render(repo, place, topology, values, table):
     """All files as {name in conf/: text}."""
-    kept = kept_connections(values)
     rate, burst, connections = edge_limits(values)
     networks = [n.strip() for n in settings.text(values, table, "TRUSTED_PROXIES").split(",")
                 if n.strip()]
@@ -160,7 +145,7 @@ def render(repo, place, topology, values, table):
         "RUN": place.path("run", "nginx"), "LOG": place.path("log"), "CONF": conf,
         "REALIP": "\n".join(f"    set_real_ip_from {n};" for n in networks),
         "TRUSTED": "\n".join(f"        {n} 1;" for n in networks),
-        "UPSTREAMS": _upstream(place, topology, kept),
+        "UPSTREAMS": _upstream(place, topology),
         "METRICS_SERVERS": _metrics_servers(place, topology),
         "PROXY_PORT": topology.proxy_port, "S3_PUBLIC_PORT": topology.s3_public_port,
         "S3_PORT": topology.s3_port, "BODY_MAX": 4 * int(values["BODY_MAX_BYTES"]),
@@ -168,7 +153,7 @@ def render(repo, place, topology, values, table):
     }
     timeout_s = int(values["REQUEST_TIMEOUT_MS"]) // 1000 + 5
     snippet = {"READ_TIMEOUT": f"{timeout_s}s",
-               "KEEP": f"fastcgi_keep_conn {'on' if kept else 'off'};"}
+               "KEEP": "fastcgi_keep_conn on;"}
     files = {}
     for source, name, names in (("nginx.conf", "nginx.conf", cells),
                                 ("snippets/api.conf", "api.conf", snippet),

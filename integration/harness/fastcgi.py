@@ -60,6 +60,18 @@ def ask(path, data, timeout=5, close_write=False):
     return stdout_of(answer)
 
 
+def kinds_of(data):
+    """Kinds of the whole records of an answer."""
+    kinds = []
+    while len(data) >= 8:
+        _version, kind, _id, size, padding, _ = struct.unpack(">BBHHBB", data[:8])
+        if len(data) < 8 + size + padding:
+            break
+        kinds.append(kind)
+        data = data[8 + size + padding:]
+    return kinds
+
+
 def stdout_of(data):
     """The STDOUT stream of an answer."""
     out = b""
