@@ -12,10 +12,12 @@ enum { TAIL_BYTES = 24 }; /* room for ,"truncated":true} and the newline */
 
 static const char *const level_names[] = {"debug", "info", "warn", "error"};
 static const char *program_name = "";
+static pid_t process_id;
 
 void log_open(const char *program)
 {
     program_name = program;
+    process_id = getpid();
 }
 
 static bool is_muted(enum log_level level)
@@ -127,7 +129,7 @@ void log_begin(struct log_line *l, enum log_level level, const char *event)
     log_str(l, "level", level_names[level]);
     log_str(l, "program", program_name);
     log_str(l, "instance", config() == NULL ? NULL : config()->instance_id);
-    log_i64(l, "pid", getpid());
+    log_i64(l, "pid", process_id == 0 ? getpid() : process_id);
     log_str(l, "event", event);
 }
 

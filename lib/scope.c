@@ -70,25 +70,32 @@ void scope_forgive(struct scope *sc)
     sc->retry_after_s = 0;
 }
 
-static void set_traceparent(struct scope *sc, const char *trace_id, const char *flags)
-{
-    uint8_t span[8];
-    char span_hex[17];
+enum { TRACE_HEX = 32, SPAN_HEX = 16, TRACE_BYTES = TRACE_HEX / 2, SPAN_BYTES = SPAN_HEX / 2 };
 
-    crypto_random(span, sizeof(span));
-    hex_encode(span, sizeof(span), span_hex);
-    snprintf(sc->traceparent, sizeof(sc->traceparent), "00-%s-%s-%s", trace_id, span_hex, flags);
+/* "00-" trace id "-" span id "-" flags; the ids are taken as they are. */
+static void set_traceparent(struct scope *sc, const char *trace_id, const char *span_id,
+                            const char *flags)
+{
+    char *p = sc->traceparent;
+
+    memcpy(p, "00-", 3);
+    memcpy(p + 3, trace_id, TRACE_HEX);
+    p[3 + TRACE_HEX] = '-';
+    memcpy(p + 4 + TRACE_HEX, span_id, SPAN_HEX);
+    p[4 + TRACE_HEX + SPAN_HEX] = '-';
+    memcpy(p + 5 + TRACE_HEX + SPAN_HEX, flags, 3);
 }
 
 void scope_trace_new(struct scope *sc)
 {
-    uint8_t random[16];
-    char hex[33];
+    uint8_t random[TRACE_BYTES + SPAN_BYTES];
+    char hex[2 * sizeof(random) + 1];
 
-    crypto_random(random, sizeof(random));
+    crypto_random(random, sizeof(random)); /* one system call for both */
     hex_encode(random, sizeof(random), hex);
-    set_traceparent(sc, hex, "01");
-    memcpy(sc->request_id, hex, sizeof(hex));
+    set_traceparent(sc, hex, hex + TRACE_HEX, "01");
+    memcpy(sc->request_id, hex, TRACE_HEX);
+    sc->request_id[TRACE_HEX] = '\0';
 }
 
 static bool is_lower_hex(const char *text, size_t n)
@@ -104,15 +111,16 @@ static bool is_hex_word(const char *text, size_t n)
 
 bool scope_trace_join(struct scope *sc, const char *traceparent)
 {
-    char trace_id[33];
+    uint8_t span[SPAN_BYTES];
+    char span_hex[SPAN_HEX + 1];
 
     if (strlen(traceparent) != TRACEPARENT_SIZE - 1 || !has_prefix(traceparent, "00-") ||
         traceparent[35] != '-' || traceparent[52] != '-' || !is_hex_word(traceparent + 3, 32) ||
         !is_hex_word(traceparent + 36, 16) || !is_lower_hex(traceparent + 53, 2)) {
         return false;
     }
-    memcpy(trace_id, traceparent + 3, 32);
-    trace_id[32] = '\0';
-    set_traceparent(sc, trace_id, traceparent + 53);
+    crypto_random(span, sizeof(span));
+    hex_encode(span, sizeof(span), span_hex);
+    set_traceparent(sc, traceparent + 3, span_hex, traceparent + 53);
     return true;
 }
