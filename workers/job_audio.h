@@ -15,7 +15,10 @@ struct job_file {
     int64_t size;
 };
 
-/* Read it from the payload. ERR_VALIDATION_FAILED. */
+/* Read one from an object of the payload. ERR_VALIDATION_FAILED. */
+MUST_USE enum err job_file_of(struct job *j, const struct json *object, struct job_file *file_out);
+
+/* Read it from the payload itself. ERR_VALIDATION_FAILED. */
 MUST_USE enum err job_file_read(struct job *j, struct job_file *file_out);
 
 /* Key and content type of output number output of the claim with that fence; false: there is no
@@ -28,5 +31,21 @@ typedef bool job_output_fn(struct job *j, int64_t fence, int output, const char 
  * have left. Blocks until done, stopped or out of time. */
 MUST_USE enum err job_media_run(struct job *j, const char *operation, const struct job_file *file,
                                 job_output_fn *output, const struct json **result_out);
+
+/* One run of the media child on several files. */
+struct job_run {
+    const char *operation, *params; /* params: a JSON object */
+    const struct job_file *files;
+    size_t n_files;
+};
+
+/* The same as job_media_run() for such a run. */
+MUST_USE enum err job_media_run_all(struct job *j, const struct job_run *run, job_output_fn *output,
+                                    const struct json **result_out);
+
+/* Make a new audio file of the user in the payload's format, S3 to S3, and tell of it; the row is
+ * inserted by the completing transaction, with the operation as its origin. It is called after the
+ * first source, with the mark behind the name. Blocks as job_media_run() does. */
+MUST_USE enum err job_make_file(struct job *j, const struct job_run *run, const char *mark);
 
 #endif
