@@ -30,6 +30,15 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, '
 -- A file of its owner.
 SELECT :audio_columns FROM audio_files WHERE id = $2 AND user_id = $1 AND deleted_at IS NULL;
 
+-- name: audio_by_ids :many
+-- shard: user_id
+-- args: user_id uuid, ids jsonb
+-- The files of their owner whose ids are in a JSON array, in no order.
+SELECT :audio_columns
+FROM audio_files
+WHERE user_id = $1 AND deleted_at IS NULL
+  AND id = ANY (ARRAY(SELECT jsonb_array_elements_text($2)::uuid));
+
 -- name: audio_by_key :one
 -- shard: user_id
 -- args: user_id uuid, key text
