@@ -1,4 +1,4 @@
-"""The analysis of each upload: figures against ffmpeg, its hash, its place in the life of a file."""
+"""The analysis of each upload: figures against ffmpeg, its hash, and its place in a file's life."""
 import hashlib
 import math
 import re
@@ -9,16 +9,6 @@ import pytest
 
 from harness import audio, tracks
 from harness.waits import wait_until
-
-ANALYSIS_S = 90
-
-
-def analysed(client, file_id):
-    """The file once its analysis is there."""
-    def is_there():
-        file = client.get(f"/api/audio/{file_id}", expect=200).json
-        return file if file["analysis"] else None
-    return wait_until(is_there, ANALYSIS_S, f"the analysis of {file_id}", every=0.1)
 
 
 def analysis_jobs(stack, user, file_id):
@@ -86,7 +76,7 @@ def short_silence():
 ], ids=lambda value: value if isinstance(value, str) else "")
 def test_an_upload_is_analysed_as_ffmpeg_measures_it(user, tmp_path, name, make, facts):
     data = make()
-    file = analysed(user.client, audio.upload(user.client, name, data)["id"])
+    file = audio.analysed(user.client, audio.upload(user.client, name, data)["id"])
     told = file["analysis"]
     for figure, value in ebur128(data, tmp_path / name).items():
         assert abs(told[figure] - value) <= 0.1, (figure, told, value)
@@ -99,12 +89,13 @@ def test_an_upload_is_analysed_as_ffmpeg_measures_it(user, tmp_path, name, make,
 def test_the_tempo_of_music_is_told_and_of_a_tone_is_not(user):
     music = audio.upload(user.client, "music.mp3", tracks.music())["id"]
     tone = audio.upload(user.client, "sine.flac", quiet_tone())["id"]
-    assert abs(analysed(user.client, music)["analysis"]["tempoBpm"] - 120) < 3
-    assert analysed(user.client, tone)["analysis"]["tempoBpm"] is None
+    assert abs(audio.analysed(user.client, music)["analysis"]["tempoBpm"] - 120) < 3
+    assert audio.analysed(user.client, tone)["analysis"]["tempoBpm"] is None
 
 
 def test_silence_and_clipping_are_counted(user):
-    told = analysed(user.client, audio.upload(user.client, "tone.wav", loud_tone())["id"])["analysis"]
+    file = audio.upload(user.client, "tone.wav", loud_tone())
+    told = audio.analysed(user.client, file["id"])["analysis"]
     assert abs(told["leadingSilenceMs"] - 2000) <= 1
     assert abs(told["trailingSilenceMs"] - 1000) <= 1
     # A sine cut at two thirds of its height stands at full scale for 53.5 % of its time.
@@ -113,7 +104,7 @@ def test_silence_and_clipping_are_counted(user):
 
 
 def test_silence_has_no_loudness(user):
-    file = analysed(user.client, audio.upload(user.client, "a.wav", short_silence())["id"])
+    file = audio.analysed(user.client, audio.upload(user.client, "a.wav", short_silence())["id"])
     told = file["analysis"]
     assert [told[k] for k in ("integratedLufs", "loudnessRangeLu", "truePeakDbtp", "tempoBpm")] \
         == [None] * 4
@@ -123,7 +114,7 @@ def test_silence_has_no_loudness(user):
 def test_one_upload_is_analysed_once_and_completing_tells_the_same(stack, user):
     grant = audio.store(user.client, "a.mp3", tracks.short_mp3())
     first = audio.complete(user.client, grant["key"], expect=201)
-    file = analysed(user.client, grant["fileId"])
+    file = audio.analysed(user.client, grant["fileId"])
     again = audio.complete(user.client, grant["key"], expect=201)
     assert again.json == first.json and first.json["analysis"] is None
     assert analysis_jobs(stack, user, grant["fileId"])[0][1:] == ("completed", 1)
@@ -134,7 +125,7 @@ def test_one_upload_is_analysed_once_and_completing_tells_the_same(stack, user):
 def test_the_analysis_leaves_the_version_that_its_owner_holds(user):
     grant = audio.store(user.client, "a.mp3", tracks.short_mp3())
     first = audio.complete(user.client, grant["key"], expect=201)
-    analysed(user.client, grant["fileId"])
+    audio.analysed(user.client, grant["fileId"])
     path = f"/api/audio/{grant['fileId']}"
     renamed = user.client.patch(path, {"fileName": "b.mp3"}, expect=200,
                                 headers={"If-Match": first.headers["ETag"]})
@@ -144,7 +135,7 @@ def test_the_analysis_leaves_the_version_that_its_owner_holds(user):
 
 
 def test_its_job_is_among_the_owners(stack, user):
-    file = analysed(user.client, audio.upload(user.client, "a.mp3", tracks.short_mp3())["id"])
+    file = audio.analysed(user.client, audio.upload(user.client, "a.mp3", tracks.short_mp3())["id"])
     (job_id, _, _), = analysis_jobs(stack, user, file["id"])
     job = audio.wait_job(user.client, job_id)
     assert job["type"] == "audio-analyse"
@@ -184,7 +175,7 @@ def test_a_killed_worker_leaves_one_analysis(private):
     wait_until(lambda: user.client.get(f"/api/jobs/{job_id}").json["progress"] > 0, 30,
                "the analysis to be under way", every=0.02)
     private.kill_worker()
-    done = analysed(user.client, file["id"])
+    done = audio.analysed(user.client, file["id"])
     assert done["sha256"] == hashlib.sha256(data).hexdigest()
     assert done["analysis"]["leadingSilenceMs"] == 3600000
     assert [row[1:] for row in analysis_jobs(private, user, file["id"])] == [("completed", 1)]

@@ -198,9 +198,10 @@ def test_what_is_no_mp3_is_rejected_for_good(client, make):
 
 @pytest.fixture(scope="module")
 def owner(stack):
-    """An account with one verified file, which no test changes."""
+    """An account with one verified and analysed file, which no test changes."""
     account = stack.user()
-    account.file = audio.upload(account.client, "owned.mp3", tracks.short_mp3())
+    file = audio.upload(account.client, "owned.mp3", tracks.short_mp3())
+    account.file = audio.analysed(account.client, file["id"])
     return account
 
 

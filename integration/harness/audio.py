@@ -51,6 +51,14 @@ def upload(client, name, data):
     return complete(client, grant["key"], expect=201).json
 
 
+def analysed(client, file_id, seconds=JOB_S):
+    """The file once its analysis is there."""
+    def is_there():
+        file = client.get(f"/api/audio/{file_id}", expect=200).json
+        return file if file["analysis"] else None
+    return wait_until(is_there, seconds, f"the analysis of {file_id}", every=0.1)
+
+
 def wait_job(client, job_id, seconds=JOB_S, wanted=("completed",)):
     """The job once it has ended as wanted."""
     def ended():
