@@ -424,7 +424,7 @@ static enum redis_fate authenticate(struct talk *t)
     const char *text[3] = {"AUTH", seeds->user, seeds->password};
     size_t len[3] = {4, strlen(seeds->user), strlen(seeds->password)};
     struct redis_command command = {3, text, len};
-    struct redis_reply reply;
+    struct redis_reply reply = {.kind = REDIS_NIL};
     enum redis_fate fate;
 
     if (*seeds->password == '\0') {

@@ -12,11 +12,11 @@
 enum { BACKOFF_FIRST_MS = 20, BACKOFF_MAX_MS = 500, PORT_DEFAULT = 6379, PORT_MAX = 65535 };
 
 struct node {
-    _Atomic uint32_t generation; /* odd: in use */
-    _Atomic int failures;        /* in a row */
-    _Atomic bool is_silent;      /* it accepts, and does not answer */
     _Atomic int64_t failed_mono_ms, retry_mono_ms;
+    _Atomic uint32_t generation;  /* odd: in use */
+    _Atomic int failures;         /* in a row */
     struct redis_address address; /* under the lock */
+    _Atomic bool is_silent;       /* it accepts, and does not answer */
 };
 
 static struct node nodes[REDIS_NODES_MAX];
