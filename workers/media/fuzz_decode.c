@@ -71,6 +71,7 @@ static const struct {
     const char *params;
 } jobs[] = {
     {op_probe, ""},
+    {op_analyse, ""},
     {op_waveform, "zoom.0=16\nzoom.1=1000\nwidth=64\nheight=32\n"},
     {op_waveform, "perChannel=true\nbits=8\nwidth=64\nheight=32\n"},
     {op_convert, "format=wav\n"},

@@ -25,10 +25,8 @@ static const struct operation {
     uint32_t sources_min, sources_max;
     enum media_fault (*run)(struct op *op);
 } operations[] = {
-    {"probe", 1, 1, op_probe},
-    {"waveform", 1, 1, op_waveform},
-    {"convert", 1, 1, op_convert},
-    {"mix", 1, MEDIA_SOURCES_MAX, op_mix},
+    {"probe", 1, 1, op_probe},     {"waveform", 1, 1, op_waveform},
+    {"convert", 1, 1, op_convert}, {"mix", 1, MEDIA_SOURCES_MAX, op_mix},
     {"analyse", 1, 1, op_analyse},
 };
 
