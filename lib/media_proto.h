@@ -16,11 +16,11 @@
 enum {
     MEDIA_FD_SOCKET = 3,
     MEDIA_FD_MEMORY = 4,
-    MEDIA_SOURCES_MAX = 64,        /* tracks of a mix */
-    MEDIA_OUTPUTS_MAX = 32,        /* 8 zooms in 2 formats and a picture, with room */
-    MEDIA_IN_SLOTS = 4,            /* head, tail, current and next block of a source */
-    MEDIA_IN_BLOCK = 1 << 20,      /* a range worth a request to S3 */
-    MEDIA_IN_BYTES = 16 << 20,     /* of all blocks together: many sources have smaller ones */
+    MEDIA_SOURCES_MAX = 64,    /* tracks of a mix */
+    MEDIA_OUTPUTS_MAX = 32,    /* 8 zooms in 2 formats and a picture, with room */
+    MEDIA_IN_SLOTS = 4,        /* head, tail, current and next block of a source */
+    MEDIA_IN_BLOCK = 1 << 20,  /* a range worth a request to S3 */
+    MEDIA_IN_BYTES = 16 << 20, /* of all blocks together: many sources have smaller ones */
     MEDIA_OUT_SLOTS = 4,
     MEDIA_OUT_BLOCK = 1 << 18,
     MEDIA_REWRITABLE =

@@ -33,11 +33,12 @@ SELECT :audio_columns FROM audio_files WHERE id = $2 AND user_id = $1 AND delete
 -- name: audio_by_ids :many
 -- shard: user_id
 -- args: user_id uuid, ids jsonb
--- The files of their owner whose ids are in a JSON array, in no order.
+-- The files of their owner whose ids are in a JSON array (as many as a mix has tracks), in no order.
 SELECT :audio_columns
 FROM audio_files
 WHERE user_id = $1 AND deleted_at IS NULL
-  AND id = ANY (ARRAY(SELECT jsonb_array_elements_text($2)::uuid));
+  AND id = ANY (ARRAY(SELECT jsonb_array_elements_text($2)::uuid))
+LIMIT 64;
 
 -- name: audio_by_key :one
 -- shard: user_id
