@@ -33,7 +33,7 @@ SELECT :audio_columns FROM audio_files WHERE id = $2 AND user_id = $1 AND delete
 -- name: audio_by_ids :many
 -- shard: user_id
 -- args: user_id uuid, ids jsonb
--- The files of their owner whose ids are in a JSON array (as many as a mix has tracks), in no order.
+-- The files of their owner whose ids are in a JSON array, up to the tracks of a mix, in no order.
 SELECT :audio_columns
 FROM audio_files
 WHERE user_id = $1 AND deleted_at IS NULL
