@@ -1,9 +1,9 @@
 /* libfcgi reads and writes the protocol; accepting, waiting and stopping are ours.
  *
  * A connection (link) that waits for its next request belongs to no thread: it lies in the epoll
- * set of the process, armed for one event. Whichever thread is free takes what is ready, serves one request,
- * and arms the link again. So the number of kept connections and the number of threads have nothing
- * to do with each other. */
+ * set of the process, armed for one event. Whichever thread is free takes what is ready, serves one
+ * request, and arms the link again. So the number of kept connections and the number of threads
+ * have nothing to do with each other. */
 #include "fcgi/conn.h"
 
 #include <errno.h>
@@ -272,8 +272,8 @@ bool conn_write(struct conn *conn, const char *bytes, size_t len)
     return FCGX_PutStr(bytes, (int)len, conn->link->fcgi.out) == (int)len;
 }
 
-/* Read what is left of the request, its last record included: libfcgi would take it for the next request's begin.
- * False: too much, or broken. */
+/* Read what is left of the request, its last record included: libfcgi would take it for the begin
+ * of the next request. False: too much, or broken. */
 static bool drain(FCGX_Stream *in)
 {
     char waste[4096];

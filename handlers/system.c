@@ -99,8 +99,8 @@ static enum err ask_within(const struct check *check, struct scope *sc, int64_t 
     return e;
 }
 
-/* What the last round of checks of this process found. Readiness is open to everybody: whoever asks more often
- * than STATUS_FRESH_MS gets the last answer, and costs no dependency anything. */
+/* What the last round of checks of this process found. Readiness is open to everybody: whoever asks
+ * more often than STATUS_FRESH_MS gets the last answer, and costs no dependency anything. */
 static struct {
     pthread_mutex_t lock;
     int64_t asked_mono_ms;

@@ -32,8 +32,9 @@ enum err h_users_get(struct req *r)
     return req_reply(r, 200, &shape_profile, &profile);
 }
 
-/* The first rows of all shards, kept while shard after shard is merged in. Two arenas take turns: one holds the page so far,
- * the other gets a shard's rows and what stays of the page. So memory is bound by the page and not by the number of shards. */
+/* The first rows of all shards, kept while shard after shard is merged in. Two arenas take turns:
+ * one holds the page so far, the other gets a shard's rows and what stays of the page. So memory is
+ * bound by the page and not by the number of shards. */
 struct merge {
     struct arena *arenas[2];
     int at; /* which holds the page */
