@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "lib/config.h"
@@ -60,6 +61,10 @@ int main(int argc, char **argv)
     log_open("worker");
     if (!config_load(stderr)) {
         return EXIT_CONFIG;
+    }
+    /* Before any thread or child: both inherit it. */
+    if (setpriority(PRIO_PROCESS, 0, (int)config()->worker_niceness) != 0) {
+        log_event(LOG_WARN, "niceness", "the worker keeps the priority it has");
     }
     /* A pool of connections of its own: a worker is an instance by itself. */
     plan.databases = (int)config()->shard_count;
