@@ -155,8 +155,13 @@ class Gateway:
         self.process.wait()
 
     def freeze(self):
-        """It keeps its connections and answers nothing."""
+        """It keeps its connections and answers nothing. A thread that runs stops a moment later."""
         self.process.send_signal(signal.SIGSTOP)
+        wait_until(self._stands_still, 5, "the server to stand still")
+
+    def _stands_still(self):
+        threads = pathlib.Path(f"/proc/{self.process.pid}/task").glob("*/stat")
+        return all(t.read_text().rpartition(")")[2].split()[0] == "T" for t in threads)
 
     def thaw(self):
         """The end of freeze()."""
