@@ -293,17 +293,20 @@ static bool ask_for_map(struct scope *sc, int node, int64_t limit_ms, const char
     return why == NULL;
 }
 
-/* Nodes from a random one on, those that are held back last; -1: no more. */
-static int candidate(int start, int i)
+/* A node that was not asked yet, from a random one on, those that are held back last; -1: no more.
+ * A node that has just failed is held back from then on, so what was asked is told by name. */
+static int candidate(int start, const int *asked, int n_asked)
 {
-    int n = redis_node_count(), turn, at, found = 0;
+    int n = redis_node_count(), turn, at, i;
 
     for (turn = 0; turn < 2; turn++) {
         for (at = 0; at < n; at++) {
             int node = (start + at) % n;
 
-            if (redis_node_generation(node) != 0 && redis_node_is_held(node) == (turn == 1) &&
-                found++ == i) {
+            for (i = 0; i < n_asked && asked[i] != node; i++) {
+            }
+            if (i == n_asked && redis_node_generation(node) != 0 &&
+                redis_node_is_held(node) == (turn == 1)) {
                 return node;
             }
         }
@@ -319,17 +322,17 @@ static int64_t left_ms(int64_t until_ms)
 static bool ask_around(struct scope *sc, int64_t until_ms, const char **why_out)
 {
     int64_t each_ms = config()->redis_timeout_ms / REFRESH_ASKS_MAX;
-    int start = (int)(clock_mono_us() % REDIS_NODES_MAX), i, node;
+    int start = (int)(clock_mono_us() % REDIS_NODES_MAX), asked[REFRESH_ASKS_MAX], i;
 
     *why_out = "no node is known";
-    for (i = 0; i < REFRESH_ASKS_MAX && (node = candidate(start, i)) >= 0; i++) {
+    for (i = 0; i < REFRESH_ASKS_MAX && (asked[i] = candidate(start, asked, i)) >= 0; i++) {
         int64_t limit_ms = left_ms(until_ms) < each_ms ? left_ms(until_ms) : each_ms;
 
         if (limit_ms <= 0) {
             *why_out = "no time left";
             return false;
         }
-        if (ask_for_map(sc, node, limit_ms, why_out)) {
+        if (ask_for_map(sc, asked[i], limit_ms, why_out)) {
             return true;
         }
     }
@@ -391,7 +394,7 @@ static int next_node(struct route *r)
     }
     if (r->slot < 0) {
         (void)redis_seeds();
-        return candidate((int)(clock_mono_us() % REDIS_NODES_MAX), 0);
+        return candidate((int)(clock_mono_us() % REDIS_NODES_MAX), NULL, 0);
     }
     if (atomic_load_explicit(&is_outdated, memory_order_relaxed) &&
         clock_mono_ms() >= atomic_load(&refresh_mono_ms) && atomic_exchange(&is_outdated, false)) {
