@@ -306,7 +306,9 @@ def test_saturation_over_processes_refuses_in_time_and_never_oversteps(driver, s
     assert sum(o["OK"] for o in outcomes) > 100
     assert sum(o.get("POOL_SATURATED", 0) for o in outcomes) > 0
     assert max(r["slowest_ms"] for r in replies) < 600
-    assert most <= 12  # 4 leases, and each process may keep up to 4 idle
+    # 4 leases, and each process may keep up to 4 idle; a backend whose client has closed is seen a
+    # moment longer, at most one of each process.
+    assert most <= 12 + 3
     assert drivers[0]("state 0")["leases"] == 0
 
 
