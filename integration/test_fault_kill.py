@@ -77,12 +77,13 @@ def test_killing_it_loses_nothing_that_was_acknowledged(private, user, victim):
 @pytest.mark.parametrize("program", ["api", "worker", "scheduler", "redis", "postgres", "s3",
                                      "nginx"])
 def test_a_killed_program_is_back_within_two_seconds(private, user, program):
+    children = private.processes(program)
     old = private.kill_main(program)
 
     def is_back():
-        mine = private.processes(program)
-        is_begun = bool(mine) and not any("launch.py" in p.text for p in mine)
-        return is_begun and old not in [p.pid for p in mine]
+        main = private.main_process(program)  # fails while orphans of the old one are there
+        is_orphan = any(main.pid == p.pid for p in children)
+        return main.pid != old and not is_orphan and "launch.py" not in main.text
     wait_until(is_back, BACK_S, f"{program} to be back", every=0.02)
 
 
