@@ -34,23 +34,6 @@ static void *serve_thread(void *unused)
     return NULL;
 }
 
-static void reload(void)
-{
-    char *faults = NULL;
-    size_t len = 0;
-    FILE *out = open_memstream(&faults, &len);
-    bool is_good = out != NULL && config_reload(out);
-
-    if (out != NULL) {
-        fclose(out);
-    }
-    log_event(is_good ? LOG_INFO : LOG_ERROR, "config.reload", "%s",
-              is_good          ? "the configuration was read again"
-              : faults == NULL ? ""
-                               : faults);
-    free(faults);
-}
-
 /* Wait for signals until one says stop. */
 static void mind_signals(const sigset_t *signals)
 {
@@ -58,7 +41,7 @@ static void mind_signals(const sigset_t *signals)
 
     while (signal_number != SIGTERM && signal_number != SIGINT) {
         if (sigwait(signals, &signal_number) == 0 && signal_number == SIGHUP) {
-            reload();
+            config_reload_logged();
         }
     }
     log_event(LOG_INFO, "stop", "finishing what is being served");

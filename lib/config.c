@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <stdatomic.h>
 
+#include "lib/log.h"
 #include "lib/str.h"
 
 extern char **environ;
@@ -464,6 +465,23 @@ bool config_reload(FILE *faults)
         discard(s);
     }
     return is_good;
+}
+
+void config_reload_logged(void)
+{
+    char *faults = NULL;
+    size_t len = 0;
+    FILE *out = open_memstream(&faults, &len);
+    bool is_good = out != NULL && config_reload(out);
+
+    if (out != NULL) {
+        fclose(out);
+    }
+    log_event(is_good ? LOG_INFO : LOG_ERROR, "config.reload", "%s",
+              is_good          ? "the configuration was read again"
+              : faults == NULL ? ""
+                               : faults);
+    free(faults);
 }
 
 static void tell_item(const struct variable *v, int i,

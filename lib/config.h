@@ -36,6 +36,9 @@ MUST_USE bool config_load(FILE *faults);
  * fault, all or nothing. */
 MUST_USE bool config_reload(FILE *faults);
 
+/* The same, with the outcome told by a log line: what a process does at SIGHUP. */
+void config_reload_logged(void);
+
 /* One variable as operators see it. */
 struct config_item {
     const char *name;  /* "DB_POOL_SIZE" */

@@ -181,23 +181,6 @@ int64_t queues_lost_ms(const char *queue)
     return -1;
 }
 
-static void reload(void)
-{
-    char *faults = NULL;
-    size_t len = 0;
-    FILE *out = open_memstream(&faults, &len);
-    bool is_good = out != NULL && config_reload(out);
-
-    if (out != NULL) {
-        fclose(out);
-    }
-    log_event(is_good ? LOG_INFO : LOG_ERROR, "config.reload", "%s",
-              is_good          ? "the configuration was read again"
-              : faults == NULL ? ""
-                               : faults);
-    free(faults);
-}
-
 /* Wait a tick; false: the process is to end. */
 static bool wait_tick(void)
 {
@@ -206,7 +189,7 @@ static bool wait_tick(void)
     int number = sigtimedwait(&signals, NULL, &tick);
 
     if (number == SIGHUP) {
-        reload();
+        config_reload_logged();
     }
     return number != SIGTERM && number != SIGINT;
 }

@@ -198,23 +198,6 @@ static void stop(void)
     wait_for_servers(STOP_LIMIT_MS);
 }
 
-static void reload(void)
-{
-    char *faults = NULL;
-    size_t len = 0;
-    FILE *out = open_memstream(&faults, &len);
-    bool is_good = out != NULL && config_reload(out);
-
-    if (out != NULL) {
-        fclose(out);
-    }
-    log_event(is_good ? LOG_INFO : LOG_ERROR, "config.reload", "%s",
-              is_good          ? "the configuration was read again"
-              : faults == NULL ? ""
-                               : faults);
-    free(faults);
-}
-
 static void mind_signals(void)
 {
     sigset_t signals;
@@ -226,7 +209,7 @@ static void mind_signals(void)
     sigaddset(&signals, SIGHUP);
     while (number != SIGTERM && number != SIGINT) {
         if (sigwait(&signals, &number) == 0 && number == SIGHUP) {
-            reload();
+            config_reload_logged();
         }
     }
 }
