@@ -39,9 +39,12 @@ def free_port():
 def build(*targets):
     """Build with the Makefile; the paths of the targets, which are relative to the build folder."""
     san = os.environ.get("SAN", "")
-    folder = os.environ.get("MB_BUILD") or ("build/" + san if san else "build")
+    folder = (os.environ.get("MB_BUILD") or os.environ.get("B")
+              or ("build/" + san if san else "build"))
     paths = [f"{folder}/{target}" for target in targets]
-    subprocess.run(["make", "-s", f"B={folder}", *paths], cwd=ROOT, check=True)
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
+    subprocess.run(["make", "-s", f"B={folder}", *paths], cwd=ROOT, check=True, env=env,
+                   stdin=subprocess.DEVNULL)
     return [ROOT / path for path in paths]
 
 
