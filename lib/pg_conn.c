@@ -1,6 +1,7 @@
-/* One connection. libpq is used without blocking throughout: whatever waits, waits in await(),
- * which has a deadline, so a server that stops in the middle of a word costs a bounded time and
- * its connection. */
+/* One connection. libpq is used without blocking throughout: an exchange goes forward by step(),
+ * which never waits but says for which event it would. drive() waits in await(), which has a
+ * deadline, so a server that stops in the middle of a word costs a bounded time and its
+ * connection; who has several exchanges at once (pg_scatter.c) waits for all of them together. */
 #include <postgresql/libpq-fe.h>
 
 #include <errno.h>
@@ -22,18 +23,25 @@ struct timer {
     int64_t rings_ms;
 };
 
+enum stage { STAGE_CONNECTING, STAGE_SENDING, STAGE_READING };
+
+/* What is going on with the server, and what is to be noted once it is over. */
+struct exchange {
+    enum stage stage;
+    bool is_pipeline;
+    bool has_begin;
+    int prepares; /* index of the query that it prepares, 0 none */
+    int n_good;   /* statements that succeeded, of a pipeline */
+    int n_empty;  /* ends of results in a row, of a pipeline */
+};
+
 struct pg_conn {
     struct pg_conn_link link;
     PGconn *pg;
     struct timer timer;
+    struct exchange exchange;
     int64_t statement_timeout_ms;
     uint64_t prepared[PREPARED_WORDS]; /* bit per query index */
-};
-
-/* A wait with its end (clock_mono_ms()). */
-struct wait {
-    int64_t until_ms;
-    struct timer *timer; /* may be NULL */
 };
 
 static bool is_prepared(const struct pg_conn *c, int index)
@@ -55,20 +63,21 @@ static bool set_timer(struct timer *t, int64_t at_ms)
     return t->rings_ms == at_ms;
 }
 
-/* Wait for the socket, or for w's timer. PG_FINE, PG_LATE or PG_LOST. */
-static enum pg_fate await(const PGconn *pg, short events, const struct wait *w)
+/* Wait for the socket until then (clock_mono_ms()). PG_FINE, PG_LATE or PG_LOST. */
+static enum pg_fate await(struct pg_conn *c, short events, int64_t until_ms)
 {
-    bool has_timer = w->timer != NULL && w->timer->fd >= 0;
-    struct pollfd fds[2] = {{.fd = PQsocket(pg), .events = events}, {.events = POLLIN}};
+    struct timer *timer = &c->timer;
+    bool has_timer = timer->fd >= 0;
+    struct pollfd fds[2] = {{.fd = PQsocket(c->pg), .events = events}, {.events = POLLIN}};
 
-    if (has_timer && w->timer->rings_ms > w->until_ms) {
-        has_timer = set_timer(w->timer, w->until_ms);
+    if (has_timer && timer->rings_ms > until_ms) {
+        has_timer = set_timer(timer, until_ms);
     }
     for (;;) {
-        int64_t left_ms = has_timer ? -1 : w->until_ms - clock_mono_ms();
+        int64_t left_ms = has_timer ? -1 : until_ms - clock_mono_ms();
         int n;
 
-        fds[1].fd = has_timer ? w->timer->fd : -1;
+        fds[1].fd = has_timer ? timer->fd : -1;
         n = poll(fds, has_timer ? 2 : 1, has_timer ? -1 : left_ms < 0 ? 0 : (int)left_ms);
         if (n < 0 && errno != EINTR) {
             return PG_LOST;
@@ -76,11 +85,11 @@ static enum pg_fate await(const PGconn *pg, short events, const struct wait *w)
         if (n > 0 && fds[0].revents != 0) {
             return PG_FINE; /* errors and hang-ups are told by the read or write that follows */
         }
-        if (n >= 0 && clock_mono_ms() >= w->until_ms) {
+        if (n >= 0 && clock_mono_ms() >= until_ms) {
             return PG_LATE;
         }
         if (n > 0) {
-            has_timer = set_timer(w->timer, w->until_ms); /* it rang for an earlier wait */
+            has_timer = set_timer(timer, until_ms); /* it rang for an earlier wait */
         }
     }
 }
@@ -98,7 +107,7 @@ static enum pg_fate say_lost(const PGconn *pg, struct pg_answer *a)
     return PG_LOST;
 }
 
-static enum pg_fate say_late(struct pg_answer *a)
+enum pg_fate pg_conn_late(struct pg_answer *a)
 {
     keep_message(a, "no answer in time");
     return PG_LATE;
@@ -138,63 +147,67 @@ static PGconn *start(const struct pg_conn_options *o)
     return PQconnectStartParams(keywords, values, 1);
 }
 
-/* Drive the connection until it stands. */
-static enum pg_fate finish_connecting(PGconn *pg, int64_t until_ms, struct pg_answer *why)
+/* A standby is no place for what we do. */
+static enum pg_fate conclude_connecting(struct pg_conn *c, struct pg_answer *why)
 {
-    PostgresPollingStatusType step = PGRES_POLLING_WRITING;
-    struct wait w = {.until_ms = until_ms};
+    const char *standby = PQparameterStatus(c->pg, "in_hot_standby"); /* since PostgreSQL 14 */
 
-    if (pg == NULL || PQstatus(pg) == CONNECTION_BAD) {
-        return pg == NULL ? PG_LOST : say_lost(pg, why);
+    if (standby != NULL && strcmp(standby, "on") == 0) {
+        keep_message(why, "the server is a standby");
+        return PG_REFUSED;
     }
-    while (step != PGRES_POLLING_OK) {
-        enum pg_fate fate = await(pg, step == PGRES_POLLING_READING ? POLLIN : POLLOUT, &w);
-
-        if (fate != PG_FINE) {
-            return fate == PG_LATE ? say_late(why) : say_lost(pg, why);
-        }
-        step = PQconnectPoll(pg);
-        if (step == PGRES_POLLING_FAILED) {
-            say_lost(pg, why);
-            /* libpq gives no SQLSTATE here, but only a server says FATAL. */
-            return strstr(why->message, "FATAL") != NULL ? PG_REFUSED : PG_LOST;
-        }
-    }
+    PQsetnonblocking(c->pg, 1);
+    PQsetNoticeProcessor(c->pg, ignore_notice, NULL);
     return PG_FINE;
 }
 
-enum pg_fate pg_conn_open(const struct pg_conn_options *options, int64_t until_ms,
-                          struct pg_conn **conn_out, struct pg_answer *why)
+static enum pg_fate step_connecting(struct pg_conn *c, bool is_ready, short *events_out,
+                                    struct pg_answer *why)
 {
-    PGconn *pg = start(options);
-    enum pg_fate fate;
-    const char *standby;
-    struct pg_conn *c;
+    *events_out = POLLOUT;
+    if (!is_ready) {
+        return PG_PENDING;
+    }
+    switch (PQconnectPoll(c->pg)) {
+    case PGRES_POLLING_OK:
+        return conclude_connecting(c, why);
+    case PGRES_POLLING_READING:
+        *events_out = POLLIN;
+        return PG_PENDING;
+    case PGRES_POLLING_FAILED:
+        say_lost(c->pg, why);
+        /* libpq gives no SQLSTATE here, but only a server says FATAL. */
+        return strstr(why->message, "FATAL") != NULL ? PG_REFUSED : PG_LOST;
+    default:
+        return PG_PENDING;
+    }
+}
+
+enum pg_fate pg_conn_start(const struct pg_conn_options *options, struct pg_conn **conn_out,
+                           struct pg_answer *why)
+{
+    struct pg_conn *c = calloc(1, sizeof(*c));
 
     *conn_out = NULL;
     *why = (struct pg_answer){.rows = NULL};
-    fate = finish_connecting(pg, until_ms, why);
-    if (fate == PG_FINE) {
-        standby = PQparameterStatus(pg, "in_hot_standby"); /* reported since PostgreSQL 14 */
-        if (standby != NULL && strcmp(standby, "on") == 0) {
-            keep_message(why, "the server is a standby");
-            fate = PG_REFUSED;
-        }
-    }
-    c = fate == PG_FINE ? calloc(1, sizeof(*c)) : NULL;
     if (c == NULL) {
-        PQfinish(pg);
-        return fate == PG_FINE ? PG_LOST : fate;
+        return PG_LOST;
     }
-    PQsetnonblocking(pg, 1);
-    PQsetNoticeProcessor(pg, ignore_notice, NULL);
-    c->pg = pg;
-    c->statement_timeout_ms = options->statement_timeout_ms;
     c->link.permit = -1;
+    c->statement_timeout_ms = options->statement_timeout_ms;
     c->timer.fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
     c->timer.rings_ms = INT64_MAX;
+    c->exchange = (struct exchange){.stage = STAGE_CONNECTING};
+    c->pg = start(options);
+    if (c->pg == NULL || PQstatus(c->pg) == CONNECTION_BAD) {
+        if (c->pg != NULL) {
+            say_lost(c->pg, why);
+        }
+        pg_conn_close(&c);
+        return PG_LOST;
+    }
     *conn_out = c;
-    return PG_FINE;
+    return PG_PENDING;
 }
 
 void pg_conn_close(struct pg_conn **conn)
@@ -231,42 +244,6 @@ struct pg_conn_link *pg_conn_link(struct pg_conn *c)
     return &c->link;
 }
 
-/* Send what libpq still holds; the server may have to be read from meanwhile, or both sides would
- * wait. */
-static enum pg_fate flush(PGconn *pg, struct wait *w, struct pg_answer *a)
-{
-    int rest;
-
-    while ((rest = PQflush(pg)) > 0) {
-        enum pg_fate fate = await(pg, POLLIN | POLLOUT, w);
-
-        if (fate != PG_FINE) {
-            return fate == PG_LATE ? say_late(a) : say_lost(pg, a);
-        }
-        if (PQconsumeInput(pg) == 0) {
-            return say_lost(pg, a);
-        }
-    }
-    return rest == 0 ? PG_FINE : say_lost(pg, a);
-}
-
-/* The next result, or NULL where the current statement has no more. */
-static enum pg_fate next_result(PGconn *pg, struct wait *w, PGresult **result, struct pg_answer *a)
-{
-    while (PQisBusy(pg)) {
-        enum pg_fate fate = await(pg, POLLIN, w);
-
-        if (fate != PG_FINE) {
-            return fate == PG_LATE ? say_late(a) : say_lost(pg, a);
-        }
-        if (PQconsumeInput(pg) == 0) {
-            return say_lost(pg, a);
-        }
-    }
-    *result = PQgetResult(pg);
-    return PG_FINE;
-}
-
 /* Put a result into the answer; the first error wins over rows, rows over an earlier BEGIN's. False
  * for an error. */
 static bool keep_result(struct pg_answer *a, PGresult *r)
@@ -298,119 +275,186 @@ static enum pg_fate conclude(PGconn *pg, struct pg_answer *a)
     return a->sqlstate[0] != '\0' ? PG_REFUSED : PG_FINE;
 }
 
-/* All results of one statement sent the plain way. */
-static enum pg_fate gather(PGconn *pg, struct wait *w, struct pg_answer *a)
+/* Send what libpq still holds; the server may have to be read from meanwhile, or both sides would
+ * wait. */
+static enum pg_fate step_sending(struct pg_conn *c, bool is_ready, short *events_out,
+                                 struct pg_answer *a)
 {
-    enum pg_fate fate;
-    PGresult *r;
+    int rest;
 
-    fate = flush(pg, w, a);
-    if (fate != PG_FINE) {
-        return fate;
+    if (is_ready && PQconsumeInput(c->pg) == 0) {
+        return say_lost(c->pg, a);
     }
-    for (;;) {
-        fate = next_result(pg, w, &r, a);
-        if (fate != PG_FINE) {
-            return fate;
-        }
-        if (r == NULL) {
-            return conclude(pg, a);
-        }
-        keep_result(a, r);
+    rest = PQflush(c->pg);
+    if (rest > 0) {
+        *events_out = POLLIN | POLLOUT;
+        return PG_PENDING;
     }
+    c->exchange.stage = STAGE_READING;
+    return rest == 0 ? PG_FINE : say_lost(c->pg, a);
 }
 
-/* All results up to the pipeline's end, which comes even after errors. *n_good counts the
- * statements that succeeded. */
-static enum pg_fate gather_pipeline(PGconn *pg, struct wait *w, struct pg_answer *a, int *n_good)
+/* The pipeline is over, and went as *a says. */
+static enum pg_fate end_pipeline(struct pg_conn *c, struct pg_answer *a)
 {
-    enum pg_fate fate;
-    PGresult *r;
-    int empty = 0;
-
-    fate = flush(pg, w, a);
-    if (fate != PG_FINE) {
-        return fate;
+    /* A statement stays prepared even if running it failed. */
+    if (c->exchange.prepares > 0 && c->exchange.n_good > c->exchange.has_begin) {
+        set_prepared(c, c->exchange.prepares);
     }
-    for (;;) {
-        fate = next_result(pg, w, &r, a);
-        if (fate != PG_FINE) {
-            return fate;
-        }
-        if (r == NULL) {
-            /* One stands between two statements; two in a row mean that nothing more comes. */
-            if (++empty > 1 || PQstatus(pg) != CONNECTION_OK) {
-                return say_lost(pg, a);
+    return PQexitPipelineMode(c->pg) ? conclude(c->pg, a) : say_lost(c->pg, a);
+}
+
+/* Take a result, NULL for the end of a statement's. PG_PENDING: more are to come. */
+static enum pg_fate take_result(struct pg_conn *c, PGresult *r, struct pg_answer *a)
+{
+    struct exchange *x = &c->exchange;
+
+    if (r == NULL && !x->is_pipeline) {
+        return conclude(c->pg, a);
+    }
+    if (r == NULL) {
+        /* One stands between two statements; two in a row mean that nothing more comes. */
+        return ++x->n_empty > 1 || PQstatus(c->pg) != CONNECTION_OK ? say_lost(c->pg, a)
+                                                                    : PG_PENDING;
+    }
+    x->n_empty = 0;
+    if (PQresultStatus(r) == PGRES_PIPELINE_SYNC) { /* comes even after errors */
+        PQclear(r);
+        return end_pipeline(c, a);
+    }
+    x->n_good += keep_result(a, r);
+    return PG_PENDING;
+}
+
+static enum pg_fate step_reading(struct pg_conn *c, bool is_ready, short *events_out,
+                                 struct pg_answer *a)
+{
+    enum pg_fate fate = PG_PENDING;
+
+    while (fate == PG_PENDING) {
+        while (PQisBusy(c->pg)) {
+            if (!is_ready) {
+                *events_out = POLLIN;
+                return PG_PENDING;
             }
-            continue;
+            if (PQconsumeInput(c->pg) == 0) {
+                return say_lost(c->pg, a);
+            }
+            is_ready = false;
         }
-        empty = 0;
-        if (PQresultStatus(r) == PGRES_PIPELINE_SYNC) {
-            PQclear(r);
-            return PQexitPipelineMode(pg) ? conclude(pg, a) : say_lost(pg, a);
-        }
-        *n_good += keep_result(a, r);
+        fate = take_result(c, PQgetResult(c->pg), a);
     }
+    return fate;
 }
 
-static enum pg_fate run_plain(struct pg_conn *c, const struct pg_query *q, struct wait *w,
-                              struct pg_answer *a)
+enum pg_fate pg_conn_step(struct pg_conn *c, bool is_ready, short *events_out, struct pg_answer *a)
 {
-    int sent = q->index > 0
-                   ? PQsendQueryPrepared(c->pg, q->name, q->n_params, q->params, NULL, NULL, 0)
-                   : PQsendQueryParams(c->pg, q->sql, q->n_params, NULL, q->params, NULL, NULL, 0);
+    enum pg_fate fate;
 
-    return sent ? gather(c->pg, w, a) : say_lost(c->pg, a);
+    if (c->exchange.stage == STAGE_CONNECTING) {
+        return step_connecting(c, is_ready, events_out, a);
+    }
+    if (c->exchange.stage == STAGE_SENDING) {
+        fate = step_sending(c, is_ready, events_out, a);
+        if (fate != PG_FINE) {
+            return fate;
+        }
+        is_ready = false;
+    }
+    return step_reading(c, is_ready, events_out, a);
+}
+
+/* Step until it is over, or until then. */
+static enum pg_fate drive(struct pg_conn *c, int64_t until_ms, struct pg_answer *a)
+{
+    bool is_ready = false;
+    enum pg_fate fate;
+    short events;
+
+    while ((fate = pg_conn_step(c, is_ready, &events, a)) == PG_PENDING) {
+        fate = await(c, events, until_ms);
+        if (fate != PG_FINE) {
+            return fate == PG_LATE ? pg_conn_late(a) : say_lost(c->pg, a);
+        }
+        is_ready = true;
+    }
+    return fate;
+}
+
+enum pg_fate pg_conn_open(const struct pg_conn_options *options, int64_t until_ms,
+                          struct pg_conn **conn_out, struct pg_answer *why)
+{
+    enum pg_fate fate = pg_conn_start(options, conn_out, why);
+
+    if (fate == PG_PENDING) {
+        fate = drive(*conn_out, until_ms, why);
+    }
+    if (fate != PG_FINE) {
+        pg_conn_close(conn_out);
+    }
+    return fate;
+}
+
+static bool send_plain(struct pg_conn *c, const struct pg_query *q)
+{
+    c->exchange = (struct exchange){.stage = STAGE_SENDING};
+    return q->index > 0
+               ? PQsendQueryPrepared(c->pg, q->name, q->n_params, q->params, NULL, NULL, 0)
+               : PQsendQueryParams(c->pg, q->sql, q->n_params, NULL, q->params, NULL, NULL, 0);
 }
 
 /* BEGIN, preparation and query on one trip. */
-static enum pg_fate run_pipeline(struct pg_conn *c, const struct pg_query *q, bool begin,
-                                 struct wait *w, struct pg_answer *a)
+static bool send_pipeline(struct pg_conn *c, const struct pg_query *q, bool begin)
 {
     bool prepare = q->index > 0 && !is_prepared(c, q->index);
     PGconn *pg = c->pg;
-    enum pg_fate fate;
     bool sent = PQenterPipelineMode(pg);
-    int n_good = 0;
 
+    c->exchange = (struct exchange){.stage = STAGE_SENDING,
+                                    .is_pipeline = true,
+                                    .has_begin = begin,
+                                    .prepares = prepare ? q->index : 0};
     sent = sent && (!begin || PQsendQueryParams(pg, "BEGIN", 0, NULL, NULL, NULL, NULL, 0));
     sent = sent && (!prepare || PQsendPrepare(pg, q->name, q->sql, 0, NULL));
     sent =
         sent &&
         (q->index > 0 ? PQsendQueryPrepared(pg, q->name, q->n_params, q->params, NULL, NULL, 0)
                       : PQsendQueryParams(pg, q->sql, q->n_params, NULL, q->params, NULL, NULL, 0));
-    if (!sent || !PQpipelineSync(pg)) {
-        return say_lost(pg, a);
-    }
-    fate = gather_pipeline(pg, w, a, &n_good);
-    /* A statement stays prepared even if running it failed. */
-    if (prepare && n_good > begin) {
-        set_prepared(c, q->index);
-    }
-    return fate;
+    return sent && PQpipelineSync(pg);
+}
+
+enum pg_fate pg_conn_send(struct pg_conn *c, const struct pg_query *q, bool begin,
+                          struct pg_answer *a)
+{
+    bool sent;
+
+    a->rows = NULL;
+    a->sqlstate[0] = '\0';
+    a->message[0] = '\0';
+    sent = begin || (q->index > 0 && !is_prepared(c, q->index)) ? send_pipeline(c, q, begin)
+                                                                : send_plain(c, q);
+    return sent ? PG_PENDING : say_lost(c->pg, a);
 }
 
 enum pg_fate pg_conn_query(struct pg_conn *c, const struct pg_query *q, bool begin,
                            int64_t until_ms, struct pg_answer *a)
 {
-    struct wait w = {.until_ms = until_ms, .timer = &c->timer};
+    enum pg_fate fate = pg_conn_send(c, q, begin, a);
 
-    a->rows = NULL;
-    a->sqlstate[0] = '\0';
-    a->message[0] = '\0';
-    if (begin || (q->index > 0 && !is_prepared(c, q->index))) {
-        return run_pipeline(c, q, begin, &w, a);
-    }
-    return run_plain(c, q, &w, a);
+    return fate == PG_PENDING ? drive(c, until_ms, a) : fate;
 }
 
 enum pg_fate pg_conn_command(struct pg_conn *c, const char *sql, int64_t until_ms,
                              struct pg_answer *a)
 {
-    struct wait w = {.until_ms = until_ms, .timer = &c->timer};
-
     *a = (struct pg_answer){.rows = NULL};
-    return PQsendQuery(c->pg, sql) ? gather(c->pg, &w, a) : say_lost(c->pg, a);
+    c->exchange = (struct exchange){.stage = STAGE_SENDING};
+    return PQsendQuery(c->pg, sql) ? drive(c, until_ms, a) : say_lost(c->pg, a);
+}
+
+int pg_conn_socket(const struct pg_conn *c)
+{
+    return PQsocket(c->pg);
 }
 
 int pg_answer_rows(const struct pg_answer *a)

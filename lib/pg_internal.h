@@ -15,6 +15,7 @@ struct pg_conn;
 
 /* How a talk with the server ended. */
 enum pg_fate {
+    PG_PENDING, /* not yet: by pg_conn_start(), _send() and _step() only */
     PG_FINE,
     PG_REFUSED, /* the server answered with an error: sqlstate, message */
     PG_LOST,    /* the connection broke: the server may or may not have done it */
@@ -41,6 +42,20 @@ struct pg_conn_options {
  * unless fine. */
 enum pg_fate pg_conn_open(const struct pg_conn_options *options, int64_t until_ms,
                           struct pg_conn **conn_out, struct pg_answer *why);
+
+/* The same in steps that never wait: pg_conn_start() begins to connect, pg_conn_send() sends a
+ * query as pg_conn_query() does, and pg_conn_step() goes on with either until it is over.
+ * PG_PENDING: wait for *events_out (poll's) on pg_conn_socket(), which may be another one after
+ * each step, and step again with is_ready; the first step comes at once, without. */
+enum pg_fate pg_conn_start(const struct pg_conn_options *options, struct pg_conn **conn_out,
+                           struct pg_answer *why);
+enum pg_fate pg_conn_send(struct pg_conn *c, const struct pg_query *q, bool begin,
+                          struct pg_answer *a);
+enum pg_fate pg_conn_step(struct pg_conn *c, bool is_ready, short *events_out, struct pg_answer *a);
+int pg_conn_socket(const struct pg_conn *c);
+
+/* For who waits himself: PG_LATE, with its message. */
+enum pg_fate pg_conn_late(struct pg_answer *a);
 
 /* Close and clear *conn; NULL inside is fine. Never waits. */
 void pg_conn_close(struct pg_conn **conn);
