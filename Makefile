@@ -89,6 +89,7 @@ $(B)/test/%: $(B)/obj/%.o $(B)/lib.a
 .PHONY: unit
 unit: $(TESTS) ## unit tests only
 	$(Q)deploy/run-unit-tests $(TESTS)
+	$(Q)$(PYTHON) -m pytest -q -p no:cacheprovider tools
 
 -include $(shell find $(B)/obj -name '*.d' 2>/dev/null)
 .SECONDARY:

@@ -3,8 +3,9 @@
 
 usage: lint_sql.py [SQL_FOLDER]   one line "file:line: sentence" per fault; then exit status 1
 
-A statement that is refused for its locks may stand where the line before it says why:
-"-- unsafe: reason". Changes before the plan's first tag are exempt: no release has run on them.
+A statement that a running release would feel (sql_safety.py) may stand where the comment before it
+says why: "-- unsafe: reason". Changes before the plan's first tag are exempt: no release has run on
+them.
 """
 import os
 import re
@@ -12,37 +13,10 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import gen_queries  # noqa: E402  (beside this file)
+import sql_safety  # noqa: E402
 
 LINE_MAX = 100
-ENDS = {"deploy": "COMMIT;", "revert": "COMMIT;", "verify": "ROLLBACK;"}
-
-# What takes a lock that stops a running release, or breaks its statements. Tables made by the same
-# script are exempt.
-ALTER = r"\bALTER\s+TABLE\b.*\b"
-ADD = ALTER + r"ADD\s+(CONSTRAINT\s+\S+\s+)?"
-ADD_COLUMN = ALTER + r"ADD\s+(COLUMN\s+)?(?!CONSTRAINT|CHECK|FOREIGN|UNIQUE|PRIMARY|EXCLUDE)\S+"
-UNSAFE = [
-    (ADD_COLUMN + r"[^,;]*\bDEFAULT\s+(now|random|gen_random|clock|uuid)",
-     "a column with a volatile default rewrites the table"),
-    (ADD_COLUMN + r"(?:(?!DEFAULT)[^,;])*\bNOT\s+NULL\b(?!.*DEFAULT)",
-     "a NOT NULL column without a default fails on rows that are there"),
-    (ALTER + r"SET\s+NOT\s+NULL\b", "SET NOT NULL scans the table under its lock"),
-    (ALTER + r"ALTER\s+(COLUMN\s+)?\S+\s+(SET\s+DATA\s+)?TYPE\b",
-     "another type may rewrite the table and breaks prepared statements"),
-    (ALTER + r"RENAME\b", "a new name breaks the running release"),
-    (ALTER + r"DROP\s+(COLUMN|CONSTRAINT)\b", "the running release may need it"),
-    (ADD + r"(CHECK|FOREIGN\s+KEY)\b(?!.*\bNOT\s+VALID\b)",
-     "checks all rows under a lock: add it NOT VALID, validate it in a change of its own"),
-    (ADD + r"(UNIQUE|PRIMARY\s+KEY|EXCLUDE)\b(?!.*\bUSING\s+INDEX\b)",
-     "builds its index under a lock: build the index CONCURRENTLY first"),
-    (r"\bCREATE\s+(UNIQUE\s+)?INDEX\b(?!\s+CONCURRENTLY)", "stops writes: use CONCURRENTLY"),
-    (r"\bDROP\s+INDEX\b(?!\s+CONCURRENTLY)",
-     "waits for all readers under a lock: use CONCURRENTLY"),
-    (r"\bDROP\s+TABLE\b", "the running release may need it"),
-    (r"\bTRUNCATE\b", "deletes what a running release may read"),
-    (r"\b(VACUUM\s+FULL|CLUSTER|LOCK\s+TABLE|REINDEX\b(?!\s+\S+\s+CONCURRENTLY))",
-     "locks the whole table"),
-]
+ENDS = {"deploy": "COMMIT", "revert": "COMMIT", "verify": "ROLLBACK"}
 
 
 class Lint:
@@ -88,34 +62,32 @@ class Lint:
             return
         with open(path, encoding="utf-8") as f:
             text = f.read()
-        statements = [(n, s) for n, s in split(text)]
-        words = [s for _, s in statements]
-        is_alone = any(re.search(r"\bCONCURRENTLY\b", s) for s in words)
-        if not is_alone and (not words or words[0] != "BEGIN" or words[-1] + ";" != ENDS[kind]):
+        statements = list(sql_safety.split(text))
+        is_alone = any(s.has("concurrently") for s in statements)
+        first, last = (statements[0], statements[-1]) if statements else (None, None)
+        if not is_alone and not (first and first.tokens == ["begin"]
+                                 and last.tokens == [ENDS[kind].lower()]):
             self.fault(path, 1, f"does not run from BEGIN to {ENDS[kind]}")
-        if is_alone and "BEGIN" in words:
-            self.fault(path, 1, "CONCURRENTLY runs in no transaction: leave out BEGIN and COMMIT")
+        if is_alone:
+            self.alone(path, statements)
         for number, line in enumerate(text.splitlines(), 1):
             if len(line) > LINE_MAX:
                 self.fault(path, number, f"is longer than {LINE_MAX} columns")
+            if line.startswith("\\"):
+                self.fault(path, number, "is a command of psql: scripts are plain SQL")
         if kind == "deploy" and name in self.released:
-            self.locks(path, text, statements)
+            for number, sentence in sql_safety.judge(text):
+                self.fault(path, number, sentence)
 
-    def locks(self, path, text, statements):
-        """Refuse what a running release would feel."""
-        lines = text.splitlines()
-        made = {m.group(1).lower() for _, s in statements
-                for m in re.finditer(r"(?i)^CREATE\s+TABLE\s+(?:IF\s+NOT\s+EXISTS\s+)?(\S+)", s)}
-        for number, statement in statements:
-            if number > 1 and re.match(r"\s*--\s*unsafe:\s*\S+", lines[number - 2]):
-                continue
-            target = re.search(r"(?i)\b(?:ALTER\s+TABLE\s+(?:ONLY\s+|IF\s+EXISTS\s+)*|ON\s+)(\w+)",
-                               statement)
-            if target and target.group(1).lower() in made:
-                continue
-            for pattern, why in UNSAFE:
-                if re.search(pattern, statement, re.I | re.S):
-                    self.fault(path, number, why)
+    def alone(self, path, statements):
+        """A script outside a transaction: each statement of it may be repeated after a kill."""
+        for statement in statements:
+            if statement.tokens in (["begin"], ["commit"]):
+                self.fault(path, statement.line, "CONCURRENTLY runs in no transaction: leave out "
+                           "BEGIN and COMMIT")
+            elif not (statement.has("concurrently") and statement.has("if")):
+                self.fault(path, statement.line, "stands beside CONCURRENTLY, hence outside a "
+                           "transaction: a change of its own")
 
     def queries(self):
         """What the generator would refuse, and what it lets pass but we do not want."""
@@ -137,18 +109,6 @@ class Lint:
                 for number, line in enumerate(f, 1):
                     if len(line.rstrip("\n")) > LINE_MAX:
                         self.fault(path, number, f"is longer than {LINE_MAX} columns")
-
-
-def split(text):
-    """Statements without comments, each with the number of its first line."""
-    clean = re.sub(r"'(?:[^']|'')*'|--[^\n]*",
-                   lambda m: m.group() if m.group()[0] == "'" else " " * len(m.group()), text)
-    at = 0
-    for part in re.split(r";", clean):
-        start = at + len(part) - len(part.lstrip())
-        if part.strip():
-            yield text.count("\n", 0, start) + 1, part.strip()
-        at += len(part) + 1
 
 
 def main():
