@@ -248,6 +248,17 @@ def check_sql():
                 yield "sql", 1, line
 
 
+def check_placement():
+    """Each table of the schema says in shard_tables where its rows belong, so that shards can move."""
+    def words(pattern):
+        return [(path, number, m.group(1)) for path in tracked("sql/deploy/*.sql")
+                for number, line in lines(path) if (m := re.match(pattern, line))]
+    placed = {name for _, _, name in words(r"\s*\('(\w+)', '(?:user|owned|email|database)'")}
+    for path, number, name in words(r"CREATE TABLE (?:IF NOT EXISTS )?(?:public\.)?(\w+) "):
+        if name not in placed:
+            yield path, number, f"{name} has no row ('{name}', …) in shard_tables: INSERT it in this change"
+
+
 def check_commits():
     """Subjects of the newest commits: "area: what changes", at most 72 characters, no full stop."""
     for line in run("git", "log", "--no-merges", f"-{COMMITS}", "--format=%h %s").stdout.splitlines():
