@@ -1,6 +1,9 @@
 """Each dependency down and half-open: bounded answers, right codes, recovery without a restart."""
 import concurrent.futures
+import contextlib
 import time
+import urllib.parse
+import uuid
 
 import pytest
 
@@ -96,6 +99,41 @@ def test_without_postgresql_reads_and_writes_are_refused_and_all_comes_back(
     assert user.pending["fileId"] in files
     assert len(files) == 1 or write.code == "write_unknown", f"{write.code}, yet it took effect"
     private.wait_ready()
+
+
+@contextlib.contextmanager
+def shard_away(private, shard):
+    """One shard's database takes no connections, and those that it had are ended."""
+    name = urllib.parse.urlsplit(private.shard_urls()[shard]).path.lstrip("/")
+    elsewhere = (shard + 1) % len(private.shard_urls())
+    private.sql(elsewhere, f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+    try:
+        private.sql(elsewhere, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                    "WHERE datname = %s", name)
+        yield
+    finally:
+        private.sql(elsewhere, f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+
+
+def test_a_shard_that_is_down_takes_only_its_own_users(private, api_pids):
+    word = f"Solo{uuid.uuid4().hex[:8]}"
+    here = private.user(name=f"{word} one")
+    there = private.user(name=f"{word} two")
+    for _ in range(30):
+        if private.shard_of(there.id) != private.shard_of(here.id):
+            break
+        there = private.user(name=f"{word} two")
+    with shard_away(private, private.shard_of(there.id)):
+        refused(there.client, "GET", "/api/auth/me")
+        here.client.get("/api/auth/me", expect=200)
+        found = here.client.get(f"/api/users/search?q={word}", expect=200).json
+        assert (found["partial"], found["shardsFailed"]) == (True, 1)
+        assert {private.shard_of(item["id"]) for item in found["items"]} == {
+            private.shard_of(here.id)}
+    wait_until(lambda: there.client.get("/api/auth/me").status == 200, 30, "the shard to be back")
+    found = wait_until(lambda: (reply := here.client.get(f"/api/users/search?q={word}")).status
+                       == 200 and not reply.json["partial"] and reply.json, 10, "a whole answer")
+    assert {here.id, there.id} <= {item["id"] for item in found["items"]}
 
 
 @pytest.mark.parametrize("how", DOWN)

@@ -43,8 +43,7 @@ enum err pg_err_of_sqlstate(const char *sqlstate)
     return ERR_INTERNAL;
 }
 
-/* Is the connection of no use any more, though the server has answered? */
-static bool is_stale(const char *sqlstate)
+bool pg_is_stale(const char *sqlstate)
 {
     return strcmp(sqlstate, "0A000") == 0 || /* cached plan must not change result type */
            strcmp(sqlstate, "26000") == 0 || /* prepared statement does not exist */
@@ -103,7 +102,7 @@ static enum pg_fate talk(struct scope *sc, struct pg_lease *l, const struct pg_q
         return fate;
     }
     pg_pool_heard(l, end_us / 1000);
-    if (fate == PG_REFUSED && is_stale(a->sqlstate)) {
+    if (fate == PG_REFUSED && pg_is_stale(a->sqlstate)) {
         pg_pool_drop(l);
     }
     return fate;

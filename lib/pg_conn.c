@@ -1,7 +1,8 @@
-/* One connection. libpq is used without blocking throughout: an exchange goes forward by step(),
- * which never waits but says for which event it would. drive() waits in await(), which has a
- * deadline, so a server that stops in the middle of a word costs a bounded time and its
- * connection; who has several exchanges at once (pg_scatter.c) waits for all of them together. */
+/* One connection. libpq is used without blocking throughout: an exchange goes forward by
+ * pg_conn_step(), which never waits but says for which event it would. pg_conn_finish() waits in
+ * await(), which has a deadline, so a server that stops in the middle of a word costs a bounded
+ * time and its connection; who has several exchanges at once (pg_scatter.c) waits for all of them
+ * together. */
 #include <postgresql/libpq-fe.h>
 
 #include <errno.h>
@@ -364,8 +365,7 @@ enum pg_fate pg_conn_step(struct pg_conn *c, bool is_ready, short *events_out, s
     return step_reading(c, is_ready, events_out, a);
 }
 
-/* Step until it is over, or until then. */
-static enum pg_fate drive(struct pg_conn *c, int64_t until_ms, struct pg_answer *a)
+enum pg_fate pg_conn_finish(struct pg_conn *c, int64_t until_ms, struct pg_answer *a)
 {
     bool is_ready = false;
     enum pg_fate fate;
@@ -377,20 +377,6 @@ static enum pg_fate drive(struct pg_conn *c, int64_t until_ms, struct pg_answer 
             return fate == PG_LATE ? pg_conn_late(a) : say_lost(c->pg, a);
         }
         is_ready = true;
-    }
-    return fate;
-}
-
-enum pg_fate pg_conn_open(const struct pg_conn_options *options, int64_t until_ms,
-                          struct pg_conn **conn_out, struct pg_answer *why)
-{
-    enum pg_fate fate = pg_conn_start(options, conn_out, why);
-
-    if (fate == PG_PENDING) {
-        fate = drive(*conn_out, until_ms, why);
-    }
-    if (fate != PG_FINE) {
-        pg_conn_close(conn_out);
     }
     return fate;
 }
@@ -441,7 +427,7 @@ enum pg_fate pg_conn_query(struct pg_conn *c, const struct pg_query *q, bool beg
 {
     enum pg_fate fate = pg_conn_send(c, q, begin, a);
 
-    return fate == PG_PENDING ? drive(c, until_ms, a) : fate;
+    return fate == PG_PENDING ? pg_conn_finish(c, until_ms, a) : fate;
 }
 
 enum pg_fate pg_conn_command(struct pg_conn *c, const char *sql, int64_t until_ms,
@@ -449,7 +435,7 @@ enum pg_fate pg_conn_command(struct pg_conn *c, const char *sql, int64_t until_m
 {
     *a = (struct pg_answer){.rows = NULL};
     c->exchange = (struct exchange){.stage = STAGE_SENDING};
-    return PQsendQuery(c->pg, sql) ? drive(c, until_ms, a) : say_lost(c->pg, a);
+    return PQsendQuery(c->pg, sql) ? pg_conn_finish(c, until_ms, a) : say_lost(c->pg, a);
 }
 
 int pg_conn_socket(const struct pg_conn *c)

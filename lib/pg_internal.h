@@ -36,23 +36,25 @@ struct pg_conn_options {
     int64_t statement_timeout_ms;
 };
 
-/* Open a connection before until_ms (clock_mono_ms(); name look-ups by DNS are not bounded). Fate
- * is PG_FINE, PG_LOST (nobody there), PG_LATE or PG_REFUSED (the server is there but will not
- * have us: no slots, starting up, wrong password, a standby). The caller owns *conn_out, NULL
- * unless fine. */
-enum pg_fate pg_conn_open(const struct pg_conn_options *options, int64_t until_ms,
-                          struct pg_conn **conn_out, struct pg_answer *why);
-
-/* The same in steps that never wait: pg_conn_start() begins to connect, pg_conn_send() sends a
- * query as pg_conn_query() does, and pg_conn_step() goes on with either until it is over.
- * PG_PENDING: wait for *events_out (poll's) on pg_conn_socket(), which may be another one after
- * each step, and step again with is_ready; the first step comes at once, without. */
+/* Begin to connect (name look-ups by DNS block): PG_PENDING and the caller owns *conn_out, or
+ * PG_LOST and NULL. Then pg_conn_finish() or pg_conn_step(): PG_FINE, PG_LOST (nobody there),
+ * PG_LATE or PG_REFUSED (the server is there but will not have us: no slots, starting up, wrong
+ * password, a standby); unless fine, only close it. */
 enum pg_fate pg_conn_start(const struct pg_conn_options *options, struct pg_conn **conn_out,
                            struct pg_answer *why);
+
+/* Send a query as pg_conn_query() does; PG_PENDING, or PG_LOST. */
 enum pg_fate pg_conn_send(struct pg_conn *c, const struct pg_query *q, bool begin,
                           struct pg_answer *a);
+
+/* Go on with either as far as it goes; never waits. PG_PENDING: wait for *events_out (poll's) on
+ * pg_conn_socket(), which may be another one after each step, and step again with is_ready; the
+ * first step comes at once, without. */
 enum pg_fate pg_conn_step(struct pg_conn *c, bool is_ready, short *events_out, struct pg_answer *a);
 int pg_conn_socket(const struct pg_conn *c);
+
+/* Step and wait until it is over, or until then. */
+enum pg_fate pg_conn_finish(struct pg_conn *c, int64_t until_ms, struct pg_answer *a);
 
 /* For who waits himself: PG_LATE, with its message. */
 enum pg_fate pg_conn_late(struct pg_answer *a);
@@ -115,6 +117,10 @@ MUST_USE enum err pg_rows_read(struct scope *sc, const struct pg_query *q,
                                const struct shape *shape, const struct pg_answer *a, int n,
                                void *items);
 
+/* Row number row into one struct. */
+MUST_USE enum err pg_row_read(struct scope *sc, const struct pg_query *q, const struct shape *shape,
+                              const struct pg_answer *a, int row, void *item);
+
 /* Let the arena end the answer, since structs point into it. */
 void pg_rows_keep(struct scope *sc, struct pg_answer *a);
 
@@ -155,6 +161,19 @@ void pg_pool_lost(struct pg_lease *lease, enum pg_fate fate, int64_t waited_ms);
 /* Drop the lease's connection for a reason of its own (stale plans). */
 void pg_pool_drop(struct pg_lease *lease);
 
+/* For one of several queries asked at once: a lease of the shard that never waits for its
+ * connection (for the lease itself until lease_until_us, clock_mono_us()). is_connecting: step the
+ * lease's connection, then tell pg_pool_connected(). */
+MUST_USE enum err pg_pool_start(struct scope *sc, int shard, int64_t lease_until_us,
+                                struct pg_lease **lease_out, bool *is_connecting_out);
+
+/* The same for a lease that has lost its connection. */
+MUST_USE enum err pg_pool_restart(struct scope *sc, struct pg_lease *lease);
+
+/* Such a connection stands (PG_FINE), or why it does not: then it is closed. */
+MUST_USE enum err pg_pool_connected(struct scope *sc, struct pg_lease *lease, enum pg_fate fate,
+                                    int64_t waited_ms, const char *why);
+
 /* Open a new connection for a lease that has lost its own. */
 MUST_USE enum err pg_pool_reconnect(struct scope *sc, struct pg_lease *lease);
 
@@ -165,6 +184,9 @@ void pg_tx_abandon(struct pg_lease *lease);
 
 /* The error for a SQLSTATE (five characters). */
 enum err pg_err_of_sqlstate(const char *sqlstate);
+
+/* Is a connection whose server says this of no use any more? */
+bool pg_is_stale(const char *sqlstate);
 
 /* Most connections that new work may use: the threshold's share of the pool, rounded up. */
 int pg_lease_limit(int64_t pool_size, int64_t max_connections, int64_t threshold_percent,

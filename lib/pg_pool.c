@@ -171,6 +171,13 @@ static void close_unused(struct pg_pool *p, int64_t before_ms)
     }
 }
 
+/* Does nothing that is known here speak against the idle connection? */
+static bool is_sound(const struct pg_conn *c, int64_t used_ms, int64_t now_ms)
+{
+    return pg_conn_statement_timeout_ms(c) == config()->db_statement_timeout_ms &&
+           (now_ms - used_ms < QUIET_AFTER_MS || pg_conn_is_quiet(c));
+}
+
 /* Is the idle connection as good as a new one? */
 static bool is_fit(struct pg_pool *p, struct pg_conn *c, int64_t now_ms, int64_t until_ms)
 {
@@ -180,8 +187,7 @@ static bool is_fit(struct pg_pool *p, struct pg_conn *c, int64_t now_ms, int64_t
     size_t len;
     bool is_primary;
 
-    if (pg_conn_statement_timeout_ms(c) != config()->db_statement_timeout_ms ||
-        (now_ms - used_ms >= QUIET_AFTER_MS && !pg_conn_is_quiet(c))) {
+    if (!is_sound(c, used_ms, now_ms)) {
         return false;
     }
     if (used_ms > atomic_load(&p->trouble_ms)) {
@@ -225,31 +231,56 @@ static enum err fail_to_connect(struct scope *sc, struct pg_pool *p, enum pg_fat
                       message);
 }
 
-/* A new connection, with its permit. */
-static enum err connect_new(struct scope *sc, struct pg_pool *p, struct pg_conn **conn_out)
+/* Begin a new connection, with its permit. */
+static enum err start_connecting(struct scope *sc, struct pg_pool *p, struct pg_conn **conn_out,
+                                 int64_t permit_until_us)
 {
     const struct config *cf = config();
     struct pg_conn_options options = {p->url, cf->db_statement_timeout_ms};
-    int64_t start_ms = clock_mono_ms();
-    int permit = permit_take(p->opens, instance_owner(), (int)cf->db_max_connections, 0,
-                             clock_mono_us() + scope_left_ms(sc, cf->pool_wait_ms) * 1000);
+    int permit =
+        permit_take(p->opens, instance_owner(), (int)cf->db_max_connections, 0, permit_until_us);
     struct pg_answer why;
-    enum pg_fate fate;
 
     if (permit < 0) {
         return fail_saturated(sc, p, "connection");
     }
-    fate = pg_conn_open(&options, clock_mono_ms() + scope_left_ms(sc, cf->db_connection_timeout),
-                        conn_out, &why);
-    if (fate != PG_FINE) {
+    if (pg_conn_start(&options, conn_out, &why) != PG_PENDING) {
         permit_give(p->opens, permit);
-        return fail_to_connect(sc, p, fate, clock_mono_ms() - start_ms, why.message);
+        return fail_to_connect(sc, p, PG_LOST, 0, why.message);
     }
-    sc->timing.pool_wait_us += (clock_mono_ms() - start_ms) * 1000;
     pg_conn_link(*conn_out)->permit = permit;
-    pg_conn_link(*conn_out)->used_ms = clock_mono_ms();
+    return OK;
+}
+
+/* It stands, or it is closed and why is told. */
+static enum err finish_connecting(struct scope *sc, struct pg_pool *p, struct pg_conn **conn,
+                                  enum pg_fate fate, int64_t waited_ms, const char *why)
+{
+    if (fate != PG_FINE) {
+        discard(p, *conn);
+        *conn = NULL;
+        return fail_to_connect(sc, p, fate, waited_ms, why);
+    }
+    pg_conn_link(*conn)->used_ms = clock_mono_ms();
     count(p, PG_CONNECTS);
     breaker_success(p->breaker);
+    return OK;
+}
+
+static enum err connect_new(struct scope *sc, struct pg_pool *p, struct pg_conn **conn_out)
+{
+    const struct config *cf = config();
+    int64_t start_ms = clock_mono_ms(), waited_ms;
+    struct pg_answer why = {.rows = NULL};
+    enum pg_fate fate;
+
+    TRY(start_connecting(sc, p, conn_out,
+                         clock_mono_us() + scope_left_ms(sc, cf->pool_wait_ms) * 1000));
+    fate = pg_conn_finish(*conn_out, clock_mono_ms() + scope_left_ms(sc, cf->db_connection_timeout),
+                          &why);
+    waited_ms = clock_mono_ms() - start_ms;
+    TRY(finish_connecting(sc, p, conn_out, fate, waited_ms, why.message));
+    sc->timing.pool_wait_us += waited_ms * 1000;
     return OK;
 }
 
@@ -290,12 +321,13 @@ static void reclaim_sometimes(void)
     }
 }
 
-static enum err get_permit(struct scope *sc, struct pg_pool *p, int *permit_out)
+static enum err get_permit(struct scope *sc, struct pg_pool *p, bool holds_one, int64_t wait_us,
+                           int *permit_out)
 {
     const struct config *cf = config();
     int hint = atomic_load_explicit(&p->lease_hint, memory_order_relaxed);
     int limit = pg_lease_limit(cf->db_pool_size, cf->db_max_connections,
-                               cf->pool_utilization_threshold, sc->leases != NULL);
+                               cf->pool_utilization_threshold, holds_one);
     int64_t start_us;
 
     *permit_out = permit_try(p->leases, instance_owner(), limit, hint);
@@ -305,8 +337,7 @@ static enum err get_permit(struct scope *sc, struct pg_pool *p, int *permit_out)
     start_us = clock_mono_us();
     count(p, PG_WAITS);
     reclaim_sometimes();
-    *permit_out = permit_take(p->leases, instance_owner(), limit, hint,
-                              start_us + scope_left_ms(sc, cf->pool_wait_ms) * 1000);
+    *permit_out = permit_take(p->leases, instance_owner(), limit, hint, start_us + wait_us);
     sc->timing.pool_wait_us += clock_mono_us() - start_us;
     return *permit_out >= 0 ? OK : fail_saturated(sc, p, "lease");
 }
@@ -337,6 +368,28 @@ enum err pg_pool_reconnect(struct scope *sc, struct pg_lease *lease)
     return connect_new(sc, p, &lease->conn);
 }
 
+/* May the shard's database be asked at all? */
+static enum err admit(struct scope *sc, struct pg_pool *p, int64_t now_ms)
+{
+    if (p->url == NULL) {
+        return scope_fail(sc, ERR_DEPENDENCY_UNAVAILABLE, "shard %d has no address", p->shard);
+    }
+    if (!breaker_allow(p->breaker, now_ms, NULL)) {
+        count(p, PG_BROKEN_OFF);
+        return scope_fail(sc, ERR_DEPENDENCY_UNAVAILABLE, "shard %d: breaker is open", p->shard);
+    }
+    return OK;
+}
+
+static struct pg_lease *add_lease(struct scope *sc, int shard, int permit, struct pg_conn *conn)
+{
+    struct pg_lease *l = arena_new(sc->arena, struct pg_lease);
+
+    *l = (struct pg_lease){.next = sc->leases, .shard = shard, .permit = permit, .conn = conn};
+    sc->leases = l;
+    return l;
+}
+
 enum err pg_pool_lease(struct scope *sc, int shard, int64_t now_ms, struct pg_lease **lease_out)
 {
     struct pg_pool *p = &all.pools[shard];
@@ -349,24 +402,66 @@ enum err pg_pool_lease(struct scope *sc, int shard, int64_t now_ms, struct pg_le
     if (l != NULL) {
         return l->conn != NULL || l->tx == PG_TX_BROKEN ? OK : pg_pool_reconnect(sc, l);
     }
-    if (p->url == NULL) {
-        return scope_fail(sc, ERR_DEPENDENCY_UNAVAILABLE, "shard %d has no address", shard);
-    }
-    if (!breaker_allow(p->breaker, now_ms, NULL)) {
-        count(p, PG_BROKEN_OFF);
-        return scope_fail(sc, ERR_DEPENDENCY_UNAVAILABLE, "shard %d: breaker is open", shard);
-    }
-    TRY(get_permit(sc, p, &permit));
+    TRY(admit(sc, p, now_ms));
+    TRY(get_permit(sc, p, sc->leases != NULL, scope_left_ms(sc, config()->pool_wait_ms) * 1000,
+                   &permit));
     e = get_conn(sc, p, now_ms, &c);
     if (e != OK) {
         give_permit(p, permit);
         return e;
     }
-    l = arena_new(sc->arena, struct pg_lease);
-    *l = (struct pg_lease){.next = sc->leases, .shard = shard, .permit = permit, .conn = c};
-    sc->leases = l;
-    *lease_out = l;
+    *lease_out = add_lease(sc, shard, permit, c);
     return OK;
+}
+
+/* An idle connection that needs no question before it is trusted. */
+static struct pg_conn *pop_trusted(struct pg_pool *p, int64_t now_ms)
+{
+    struct pg_conn *c;
+
+    while ((c = pop_idle(p)) != NULL) {
+        int64_t used_ms = pg_conn_link(c)->used_ms;
+
+        if (is_sound(c, used_ms, now_ms) && used_ms > atomic_load(&p->trouble_ms)) {
+            return c;
+        }
+        discard(p, c);
+    }
+    return NULL;
+}
+
+enum err pg_pool_start(struct scope *sc, int shard, int64_t lease_until_us,
+                       struct pg_lease **lease_out, bool *is_connecting_out)
+{
+    struct pg_pool *p = &all.pools[shard];
+    int64_t now_us = clock_mono_us();
+    struct pg_lease *l = pg_pool_find(sc, shard);
+    int permit;
+
+    if (l == NULL) {
+        TRY(admit(sc, p, now_us / 1000));
+        TRY(get_permit(sc, p, false, lease_until_us > now_us ? lease_until_us - now_us : 0,
+                       &permit));
+        l = add_lease(sc, shard, permit, pop_trusted(p, now_us / 1000));
+    }
+    assert(l->tx == PG_TX_NONE);
+    *lease_out = l;
+    *is_connecting_out = l->conn == NULL;
+    return *is_connecting_out ? pg_pool_restart(sc, l) : OK;
+}
+
+enum err pg_pool_restart(struct scope *sc, struct pg_lease *lease)
+{
+    struct pg_pool *p = &all.pools[lease->shard];
+
+    TRY(admit(sc, p, clock_mono_ms()));
+    return start_connecting(sc, p, &lease->conn, 0);
+}
+
+enum err pg_pool_connected(struct scope *sc, struct pg_lease *lease, enum pg_fate fate,
+                           int64_t waited_ms, const char *why)
+{
+    return finish_connecting(sc, &all.pools[lease->shard], &lease->conn, fate, waited_ms, why);
 }
 
 void pg_pool_heard(const struct pg_lease *lease, int64_t now_ms)

@@ -197,8 +197,9 @@ static enum err read_row(struct scope *sc, const struct shape *shape, const stru
     return OK;
 }
 
-enum err pg_rows_read(struct scope *sc, const struct pg_query *q, const struct shape *shape,
-                      const struct pg_answer *a, int n, void *items)
+/* n rows from number first on. */
+static enum err read_rows(struct scope *sc, const struct pg_query *q, const struct shape *shape,
+                          const struct pg_answer *a, int first, int n, void *items)
 {
     int row, columns = pg_answer_columns(a);
     const struct map *map;
@@ -209,9 +210,21 @@ enum err pg_rows_read(struct scope *sc, const struct pg_query *q, const struct s
     }
     map = find_map(q, shape, a, columns, &own);
     for (row = 0; row < n; row++) {
-        TRY(read_row(sc, shape, a, row, map, (char *)items + (size_t)row * shape->size));
+        TRY(read_row(sc, shape, a, first + row, map, (char *)items + (size_t)row * shape->size));
     }
     return OK;
+}
+
+enum err pg_rows_read(struct scope *sc, const struct pg_query *q, const struct shape *shape,
+                      const struct pg_answer *a, int n, void *items)
+{
+    return read_rows(sc, q, shape, a, 0, n, items);
+}
+
+enum err pg_row_read(struct scope *sc, const struct pg_query *q, const struct shape *shape,
+                     const struct pg_answer *a, int row, void *item)
+{
+    return read_rows(sc, q, shape, a, row, 1, item);
 }
 
 void pg_rows_keep(struct scope *sc, struct pg_answer *a)

@@ -7,6 +7,7 @@
  *   conflict N | star N | lock N ID    a unique violation | SELECT * | a row's lock
  *   release                 give the leases back
  *   ping N | state N        is it there | leases in use, breaker, counters
+ *   page MAX                users by id, from all shards
  *   run OP N THREADS MS TIMEOUT_MS HOLD_MS   OP (read, append) over and over for MS */
 #include <inttypes.h>
 #include <pthread.h>
@@ -18,6 +19,7 @@
 #include "lib/instance.h"
 #include "lib/pg.h"
 #include "lib/pg_param.h"
+#include "lib/pg_scatter.h"
 #include "lib/str.h"
 #include "queries.h"
 
@@ -229,6 +231,33 @@ static void print_outcome(const struct scope *sc, enum err e, int64_t start_us)
     arena_close(&arena);
 }
 
+struct user {
+    struct id id;
+};
+
+static const struct field user_fields[] = {F_ID(user, id, "id", 0)};
+static const struct shape shape_user = SHAPE(user, user_fields);
+
+/* The users of all shards. */
+static void print_page(struct scope *sc, int64_t max)
+{
+    int64_t start_us = clock_mono_us();
+    struct pg_page page;
+    enum err e =
+        pg_scatter_page(sc, q_users_search(sc, pg_place_on_shard(0), "", (struct id){{0}}, max),
+                        &shape_user, (size_t)max, &page);
+    const struct user *users = page.items;
+    size_t i;
+
+    printf("{\"error\":\"%s\",\"ms\":%" PRId64 ",\"shards\":%d,\"failed\":%d,\"ids\":[",
+           e == OK ? "OK" : err_info(e)->name, (clock_mono_us() - start_us) / 1000, page.n_shards,
+           page.n_shards_failed);
+    for (i = 0; e == OK && i < page.n; i++) {
+        printf("%s\"%s\"", i == 0 ? "" : ",", id_text(sc->arena, users[i].id));
+    }
+    puts("]}");
+}
+
 static enum err do_begin(struct scope *sc, int shard, int64_t number)
 {
     (void)number;
@@ -319,6 +348,8 @@ static void serve(struct arena *arena)
             run_load(&l, (int)number_of(words[3]));
         } else if (strcmp(words[0], "state") == 0) {
             print_state((int)number_of(words[1]));
+        } else if (strcmp(words[0], "page") == 0) {
+            print_page(&sc, number_of(words[1]));
         } else if (strcmp(words[0], "scope") == 0) {
             scope_done(&sc);
             arena_reset(arena);
