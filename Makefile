@@ -23,7 +23,7 @@ CFLAGS ?= -O2 -g
 ALL_CFLAGS = $(CSTD) $(CFLAGS) $(WARN) $(HARDEN) $(SANFLAGS) -I. -I$(B)/gen -isystem /usr/include/postgresql -include lib/banned.h -pthread
 ALL_LDFLAGS = -pie -Wl,-z,relro,-z,now -Wl,--as-needed $(SANFLAGS) -pthread
 
-LIBS_LIB := -lpq -lhiredis -ljson-c -lcurl -lexpat -lsodium -lm
+LIBS_LIB := -lpq -lhiredis -ljson-c -lcurl -lexpat -lsodium -lcrypto -lm
 LIBS_API := -lfcgi
 
 not_tests = $(filter-out $(wildcard $(1)/test_*.c $(1)/fuzz_*.c),$(wildcard $(1)/*.c))

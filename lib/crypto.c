@@ -1,13 +1,17 @@
-/* A thin door to libsodium. */
+/* A thin door to libsodium, and to libcrypto for SHA-256: files are hashed by the gigabyte, and
+ * libcrypto uses the processor's own instructions for it. Its functions below are the ones that
+ * need no heap; they are called deprecated since they cannot be replaced by other hardware. */
+#define OPENSSL_SUPPRESS_DEPRECATED
 #include "lib/crypto.h"
 
+#include <openssl/sha.h>
 #include <sodium.h>
 
 #include "lib/config.h"
 #include "lib/str.h"
 
-_Static_assert(sizeof(crypto_hash_sha256_state) <= sizeof(struct crypto_sha256_stream),
-               "the stream's storage holds libsodium's state");
+_Static_assert(sizeof(SHA256_CTX) <= sizeof(struct crypto_sha256_stream),
+               "the stream's storage holds libcrypto's state");
 _Static_assert(crypto_pwhash_argon2id_STRBYTES <= PASSWORD_HASH_SIZE, "room for a password hash");
 
 void crypto_open(void)
@@ -25,7 +29,11 @@ void crypto_random(void *out, size_t len)
 
 void crypto_sha256(const void *data, size_t len, uint8_t out[SHA256_SIZE])
 {
-    crypto_hash_sha256(out, data, len);
+    struct crypto_sha256_stream s;
+
+    crypto_sha256_begin(&s);
+    crypto_sha256_add(&s, data, len);
+    crypto_sha256_end(&s, out);
 }
 
 void crypto_sha256_hex(const void *data, size_t len, char out[SHA256_HEX_SIZE])
@@ -48,17 +56,17 @@ void crypto_hmac_sha256(const void *key, size_t key_len, const void *data, size_
 
 void crypto_sha256_begin(struct crypto_sha256_stream *s)
 {
-    crypto_hash_sha256_init((crypto_hash_sha256_state *)s->state);
+    (void)SHA256_Init((SHA256_CTX *)s->state);
 }
 
 void crypto_sha256_add(struct crypto_sha256_stream *s, const void *data, size_t len)
 {
-    crypto_hash_sha256_update((crypto_hash_sha256_state *)s->state, data, len);
+    (void)SHA256_Update((SHA256_CTX *)s->state, data, len);
 }
 
 void crypto_sha256_end(struct crypto_sha256_stream *s, uint8_t out[SHA256_SIZE])
 {
-    crypto_hash_sha256_final((crypto_hash_sha256_state *)s->state, out);
+    (void)SHA256_Final(out, (SHA256_CTX *)s->state);
 }
 
 bool crypto_password_hash(const char *password, char out[PASSWORD_HASH_SIZE])

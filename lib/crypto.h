@@ -1,4 +1,5 @@
-/* Hashes, random bytes and password hashes. The only module that knows libsodium. */
+/* Hashes, random bytes and password hashes. The only module that knows libsodium and
+ * libcrypto. */
 #ifndef LIB_CRYPTO_H
 #define LIB_CRYPTO_H
 

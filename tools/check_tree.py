@@ -26,7 +26,7 @@ DOORS = [
     (r"hiredis/", r"lib/redis\w*\.c$"),
     (r"curl/", r"lib/(http|smtp)\.c$"),
     (r"json-c/", r"lib/json\.c$"),
-    (r"sodium", r"lib/crypto\.c$"),
+    (r"sodium|openssl/", r"lib/crypto\.c$"),
     (r"expat", r"lib/s3\w*\.c$"),
     (r"fcgiapp|fcgi_stdio", r"fcgi/conn\.c$"),
     (r"ebur128\.h|aubio/", r"workers/media/analysis\.c$"),
