@@ -10,6 +10,7 @@
 #include "fcgi/req_private.h"
 #include "lib/config.h"
 #include "lib/crypto.h"
+#include "lib/fleet.h"
 #include "lib/log.h"
 #include "lib/metrics.h"
 #include "lib/password.h"
@@ -92,12 +93,14 @@ static int run(void)
     metrics_open(&metrics);
     pg_open();
     password_open();
+    fleet_open("api");
     start_threads(threads, n);
     log_event(LOG_INFO, "start", "version %s, %d threads", VERSION, n);
     mind_signals(&signals);
     for (i = 0; i < n; i++) {
         pthread_join(threads[i], NULL);
     }
+    fleet_close();
     password_close();
     pg_close();
     metrics_close();

@@ -155,6 +155,7 @@ static bool check_all(struct req *r, struct strbuf *json)
     }
     strbuf_printf(json, "{\"status\":\"%s\",\"version\":\"%s\",\"phase\":%d,\"checks\":{%s},",
                   n_down == 0 ? "ok" : "down", VERSION, (int)config()->phase, list.data);
+    strbuf_printf(json, "\"configEpoch\":%lld,", (long long)config_epoch());
     strbuf_puts(json, "\"degradation\":{\"level\":0,\"layers\":[]}}");
     return n_down == 0;
 }
@@ -194,7 +195,7 @@ enum err h_system_config(struct req *r)
 {
     struct strbuf json = req_json(r);
 
-    strbuf_puts(&json, "{\"items\":[");
+    strbuf_printf(&json, "{\"epoch\":%lld,\"items\":[", (long long)config_epoch());
     config_each(add_item, &json);
     strbuf_puts(&json, "]}");
     return req_reply_json(r, 200, &json);

@@ -30,6 +30,8 @@ enum err h_users_get(struct req *r)
     return req_reply(r, 200, &shape_profile, &profile);
 }
 
+enum { PART_MAX = 100 }; /* characters, as a name has at most */
+
 enum err h_users_search(struct req *r)
 {
     static const char *const known[] = {"q", "limit", "cursor", NULL};
@@ -41,9 +43,9 @@ enum err h_users_search(struct req *r)
 
     TRY(req_query_only(r, known));
     TRY(req_page(r, &page));
-    if (part == NULL || utf8_length(part) < 1 || utf8_length(part) > 100) {
+    if (part == NULL || utf8_length(part) < 1 || utf8_length(part) > PART_MAX) {
         return scope_violation(sc, "q", part == NULL ? "required" : "length",
-                               "must have 1 to 100 characters");
+                               "must have 1 to %d characters", PART_MAX);
     }
     TRY(pg_scatter_page(sc,
                         q_users_search(sc, pg_place_on_shard(0), part, page.after, page.limit + 1),

@@ -3,6 +3,7 @@
 #include "lib/config.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdatomic.h>
 
 #include "lib/log.h"
@@ -96,6 +97,17 @@ struct snapshot {
 
 static _Atomic(const struct config *) published;
 static struct snapshot *newest;
+
+/* What the fleet has been told, our own copy: a reload of the file takes it on again. */
+struct overlay {
+    struct config_pair *pairs;
+    size_t n;
+};
+
+static pthread_mutex_t changing =
+    PTHREAD_MUTEX_INITIALIZER; /* guards the overlay, and publishing */
+static struct overlay overlay;
+static _Atomic int64_t epoch;
 
 const struct config *config(void)
 {
@@ -334,6 +346,32 @@ static bool apply_environment(struct config *c, FILE *faults)
     return is_good;
 }
 
+/* Values of the fleet: only such as a running process can take on, and no secrets, since they
+ * stand in Redis for everybody to read. */
+static bool apply_pairs(const struct config_pair *pairs, size_t n, struct config *c, FILE *faults)
+{
+    bool is_good = true;
+    size_t k;
+    int i;
+
+    for (k = 0; k < n; k++) {
+        const struct variable *v = find(pairs[k].name, &i);
+
+        if (v == NULL) {
+            report_unknown(pairs[k].name, "fleet", (int)k + 1, faults);
+            is_good = false;
+        } else if (v->when == RESTART || v->kind == KIND_SECRET) {
+            fprintf(faults,
+                    "%s takes effect only with a restart: set it where the programs start.\n",
+                    pairs[k].name);
+            is_good = false;
+        } else {
+            is_good = set_value(v, i, pairs[k].value, c, faults) && is_good;
+        }
+    }
+    return is_good;
+}
+
 /* Rules that span several variables. */
 static bool fits_together(const struct config *c, FILE *faults)
 {
@@ -391,7 +429,7 @@ static void publish(struct snapshot *s)
 }
 
 /* A new snapshot, or NULL with the faults told. */
-static struct snapshot *read_all(FILE *faults)
+static struct snapshot *read_all(const struct config_pair *pairs, size_t n, FILE *faults)
 {
     struct snapshot *s = calloc(1, sizeof(*s));
     const char *path = getenv("CONFIG_FILE");
@@ -404,6 +442,7 @@ static struct snapshot *read_all(FILE *faults)
     set_defaults(&s->config);
     is_good = path == NULL || *path == '\0' || apply_file(path, &s->config, faults);
     is_good = apply_environment(&s->config, faults) && is_good;
+    is_good = apply_pairs(pairs, n, &s->config, faults) && is_good;
     if (!is_good || !fits_together(&s->config, faults)) {
         discard(s);
         return NULL;
@@ -413,7 +452,7 @@ static struct snapshot *read_all(FILE *faults)
 
 bool config_load(FILE *faults)
 {
-    struct snapshot *s = read_all(faults);
+    struct snapshot *s = read_all(NULL, 0, faults);
 
     if (s == NULL) {
         return false;
@@ -438,50 +477,172 @@ static int changed_member(const struct variable *v, struct config *old, struct c
     return -1;
 }
 
-bool config_reload(FILE *faults)
+/* Does anything differ that only a restart changes? */
+static bool needs_restart(struct config *old, struct config *new, FILE *faults)
 {
-    struct config *old = (struct config *)(uintptr_t)config();
-    struct snapshot *s = read_all(faults);
-    bool is_good = true;
+    bool is_needed = false;
     size_t n;
 
-    if (s == NULL) {
-        return false;
-    }
     for (n = 0; n < ARRAY_LEN(variables); n++) {
-        int member = changed_member(&variables[n], old, &s->config);
+        int member = changed_member(&variables[n], old, new);
 
         if (variables[n].when == RESTART && member >= 0) {
             char name[NAME_MAX_LEN];
 
             env_name(&variables[n], member, name);
             fprintf(faults, "%s has changed, but takes effect only with a restart.\n", name);
-            is_good = false;
+            is_needed = true;
         }
     }
+    return is_needed;
+}
+
+/* What is about to change, as "NAME old -> new" each. */
+static void tell_changes(struct config *old, struct config *new, FILE *changes)
+{
+    const char *separator = "";
+    size_t n;
+
+    for (n = 0; n < ARRAY_LEN(variables); n++) {
+        const struct variable *v = &variables[n];
+        int member = changed_member(v, old, new);
+        char name[NAME_MAX_LEN];
+
+        if (member < 0) {
+            continue;
+        }
+        env_name(v, member, name);
+        if (v->kind == KIND_INT) {
+            fprintf(changes, "%s%s %lld -> %lld", separator, name, (long long)*int_slot(v, old),
+                    (long long)*int_slot(v, new));
+        } else {
+            fprintf(changes, "%s%s \"%s\" -> \"%s\"", separator, name, *text_slot(v, old, member),
+                    *text_slot(v, new, member));
+        }
+        separator = ", ";
+    }
+}
+
+/* Read everything under these pairs and publish it, or change nothing. Under the lock. */
+static bool renew(const struct config_pair *pairs, size_t n, FILE *changes, FILE *faults)
+{
+    struct config *old = (struct config *)(uintptr_t)config();
+    struct snapshot *s = read_all(pairs, n, faults);
+
+    if (s == NULL) {
+        return false;
+    }
+    if (needs_restart(old, &s->config, faults)) {
+        discard(s);
+        return false;
+    }
+    if (changes != NULL) {
+        tell_changes(old, &s->config, changes);
+    }
+    publish(s);
+    return true;
+}
+
+bool config_reload(FILE *changes, FILE *faults)
+{
+    bool is_good;
+
+    pthread_mutex_lock(&changing);
+    is_good = renew(overlay.pairs, overlay.n, changes, faults);
+    pthread_mutex_unlock(&changing);
+    return is_good;
+}
+
+static void keep_overlay(const struct config_pair *pairs, size_t n)
+{
+    size_t i;
+
+    for (i = 0; i < overlay.n; i++) {
+        free((char *)(uintptr_t)overlay.pairs[i].name);
+        free((char *)(uintptr_t)overlay.pairs[i].value);
+    }
+    free(overlay.pairs);
+    overlay = (struct overlay){.pairs = calloc(n + 1, sizeof(*pairs)), .n = n};
+    if (overlay.pairs == NULL) {
+        abort();
+    }
+    for (i = 0; i < n; i++) {
+        overlay.pairs[i] =
+            (struct config_pair){.name = strdup(pairs[i].name), .value = strdup(pairs[i].value)};
+    }
+}
+
+bool config_apply(int64_t new_epoch, const struct config_pair *pairs, size_t n, FILE *changes,
+                  FILE *faults)
+{
+    bool is_good;
+
+    pthread_mutex_lock(&changing);
+    is_good = renew(pairs, n, changes, faults);
     if (is_good) {
-        publish(s);
-    } else {
+        keep_overlay(pairs, n);
+        atomic_store(&epoch, new_epoch);
+    }
+    pthread_mutex_unlock(&changing);
+    return is_good;
+}
+
+bool config_would_apply(const struct config_pair *pairs, size_t n, FILE *faults)
+{
+    struct snapshot *s = read_all(pairs, n, faults);
+
+    if (s != NULL) {
         discard(s);
     }
-    return is_good;
+    return s != NULL;
+}
+
+int64_t config_epoch(void)
+{
+    return atomic_load_explicit(&epoch, memory_order_relaxed);
+}
+
+void config_each_fleet(void (*fn)(void *context, const struct config_pair *pair), void *context)
+{
+    size_t i;
+
+    pthread_mutex_lock(&changing);
+    for (i = 0; i < overlay.n; i++) {
+        fn(context, &overlay.pairs[i]);
+    }
+    pthread_mutex_unlock(&changing);
+}
+
+void config_log_change(bool is_good, const char *by, const char *changes, const char *faults)
+{
+    struct log_line l;
+
+    log_begin(&l, is_good ? LOG_INFO : LOG_ERROR, "config.reload");
+    log_i64(&l, "epoch", config_epoch());
+    log_str(&l, "by", by);
+    log_str(&l, "what", is_good ? changes : "nothing");
+    log_str(&l, "message",
+            is_good ? "the configuration was read again" : "refused, everything stays as it was");
+    log_str(&l, "cause", is_good ? NULL : faults);
+    log_end(&l);
 }
 
 void config_reload_logged(void)
 {
-    char *faults = NULL;
-    size_t len = 0;
-    FILE *out = open_memstream(&faults, &len);
-    bool is_good = out != NULL && config_reload(out);
+    char *told[2] = {NULL, NULL}; /* changes, faults */
+    size_t len[2];
+    FILE *changes = open_memstream(&told[0], &len[0]), *faults = open_memstream(&told[1], &len[1]);
+    bool is_good = changes != NULL && faults != NULL && config_reload(changes, faults);
 
-    if (out != NULL) {
-        fclose(out);
+    if (changes != NULL) {
+        fclose(changes);
     }
-    log_event(is_good ? LOG_INFO : LOG_ERROR, "config.reload", "%s",
-              is_good          ? "the configuration was read again"
-              : faults == NULL ? ""
-                               : faults);
-    free(faults);
+    if (faults != NULL) {
+        fclose(faults);
+    }
+    config_log_change(is_good, "SIGHUP", told[0], told[1]);
+    free(told[0]);
+    free(told[1]);
 }
 
 static void tell_item(const struct variable *v, int i,

@@ -7,7 +7,7 @@
 #include "lib/config.h"
 #include "lib/instance.h"
 
-enum { CLASSES = 6, BUCKETS = 14, LAYOUT = 1 };
+enum { CLASSES = 6, BUCKETS = 14, LAYOUT = 2 };
 
 /* Upper bounds: OpenTelemetry's advice for http.server.request.duration, and 1 ms and 2.5 ms before
  * it. */
@@ -22,6 +22,7 @@ struct histogram {
 
 struct area {
     _Atomic uint64_t counters[METRIC__COUNT];
+    _Atomic int64_t gauges[METRIC_GAUGE__COUNT];
     struct histogram requests[METRICS_ROUTES_MAX + 1][CLASSES]; /* the last row: no route */
 };
 
@@ -30,14 +31,19 @@ static struct area *mine;
 
 void metrics_open(const struct metrics_plan *wanted)
 {
-    const struct instance_plan instance = {.path = config()->instance_shm,
-                                           .databases = wanted->databases,
-                                           .area_bytes = sizeof(struct area),
-                                           .area_layout = LAYOUT * 1000003u + METRIC__COUNT};
+    const struct instance_plan instance = {
+        .path = config()->instance_shm,
+        .databases = wanted->databases,
+        .area_bytes = sizeof(struct area),
+        .area_layout = LAYOUT * 1000003u + METRIC__COUNT * 1009u + METRIC_GAUGE__COUNT};
+    int i;
 
     plan = *wanted;
     instance_open(&instance);
     mine = instance_area();
+    for (i = 0; i < METRIC_GAUGE__COUNT; i++) {
+        atomic_store(&mine->gauges[i], 0); /* a predecessor's */
+    }
 }
 
 void metrics_close(void)
@@ -50,6 +56,13 @@ void metrics_add(enum metric metric, int64_t n)
 {
     if (mine != NULL && n > 0) {
         atomic_fetch_add_explicit(&mine->counters[metric], (uint64_t)n, memory_order_relaxed);
+    }
+}
+
+void metrics_gauge(enum metric_gauge gauge, int64_t value)
+{
+    if (mine != NULL) {
+        atomic_store_explicit(&mine->gauges[gauge], value, memory_order_relaxed);
     }
 }
 
@@ -163,6 +176,24 @@ static void write_counter(struct strbuf *out, enum metric metric, const char *na
     strbuf_printf(out, "%s %llu\n", name, (unsigned long long)sum);
 }
 
+static void write_gauge(struct strbuf *out, enum metric_gauge gauge, const char *name,
+                        const char *help)
+{
+    int slot;
+
+    write_head(out, name, "gauge", help);
+    for (slot = 0; slot < INSTANCE_SLOTS; slot++) {
+        bool is_alive = false;
+        const struct area *area = instance_area_of(slot, &is_alive);
+
+        if (area != NULL && is_alive) {
+            strbuf_printf(
+                out, "%s{process=\"%d\"} %lld\n", name, slot,
+                (long long)atomic_load_explicit(&area->gauges[gauge], memory_order_relaxed));
+        }
+    }
+}
+
 enum computed { COMPUTED_PROCESSES, COMPUTED_DB_LEASES };
 
 static void write_computed(struct strbuf *out, enum computed which, const char *name,
@@ -190,10 +221,12 @@ void metrics_write(struct strbuf *out)
 {
 #define COUNTER(symbol, name, help) write_counter(out, METRIC_##symbol, name, help);
 #define ROUTE_HISTOGRAM(symbol, name, help) write_route_histogram(out, name, help);
+#define GAUGE(symbol, name, help) write_gauge(out, METRIC_GAUGE_##symbol, name, help);
 #define COMPUTED(symbol, name, type, help) write_computed(out, COMPUTED_##symbol, name, type, help);
 #include "lib/metrics.def"
 #undef COUNTER
 #undef ROUTE_HISTOGRAM
+#undef GAUGE
 #undef COMPUTED
 }
 
@@ -207,9 +240,11 @@ void metrics_print_docs(FILE *out)
 #define COUNTER(symbol, name, help) fprintf(out, "| `%s` | counter | %s |\n", name, help);
 #define ROUTE_HISTOGRAM(symbol, name, help) \
     fprintf(out, "| `%s` | histogram by `http_route`, `status_class` | %s |\n", name, help);
+#define GAUGE(symbol, name, help) fprintf(out, "| `%s` | gauge by `process` | %s |\n", name, help);
 #define COMPUTED(symbol, name, type, help) fprintf(out, "| `%s` | %s | %s |\n", name, type, help);
 #include "lib/metrics.def"
 #undef COUNTER
 #undef ROUTE_HISTOGRAM
+#undef GAUGE
 #undef COMPUTED
 }

@@ -13,12 +13,27 @@
 enum metric {
 #define COUNTER(symbol, name, help) METRIC_##symbol,
 #define ROUTE_HISTOGRAM(symbol, name, help)
+#define GAUGE(symbol, name, help)
 #define COMPUTED(symbol, name, type, help)
 #include "lib/metrics.def"
 #undef COUNTER
 #undef ROUTE_HISTOGRAM
+#undef GAUGE
 #undef COMPUTED
     METRIC__COUNT
+};
+
+enum metric_gauge {
+#define COUNTER(symbol, name, help)
+#define ROUTE_HISTOGRAM(symbol, name, help)
+#define GAUGE(symbol, name, help) METRIC_GAUGE_##symbol,
+#define COMPUTED(symbol, name, type, help)
+#include "lib/metrics.def"
+#undef COUNTER
+#undef ROUTE_HISTOGRAM
+#undef GAUGE
+#undef COMPUTED
+    METRIC_GAUGE__COUNT
 };
 
 enum { METRICS_ROUTES_MAX = 250 };
@@ -38,6 +53,9 @@ void metrics_close(void);
 
 /* Add to a counter. Before metrics_open() it does nothing. */
 void metrics_add(enum metric metric, int64_t n);
+
+/* Set a gauge of this process; it is 0 at first. Before metrics_open() it does nothing. */
+void metrics_gauge(enum metric_gauge gauge, int64_t value);
 
 /* Count one request by route (-1: none), status and duration. */
 void metrics_request(int route, int status, int64_t duration_us);

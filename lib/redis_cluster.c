@@ -158,7 +158,7 @@ static bool parse_node(const struct redis_reply *node, const struct redis_addres
     const struct redis_reply *host = node->items;
 
     if (node->kind != REDIS_LIST || node->n_items < 2 || node->items[1].kind != REDIS_INT ||
-        node->items[1].integer < 1 || node->items[1].integer > 65535) {
+        node->items[1].integer < 1 || node->items[1].integer > UINT16_MAX) {
         return false;
     }
     *out = *asked;

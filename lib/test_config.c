@@ -64,9 +64,14 @@ static bool load(void **state)
     return load_by(config_load, state);
 }
 
+static bool reload_silently(FILE *faults)
+{
+    return config_reload(NULL, faults);
+}
+
 static bool reload(void **state)
 {
-    return load_by(config_reload, state);
+    return load_by(reload_silently, state);
 }
 
 static void use_file(const char *text)
@@ -271,6 +276,56 @@ static void test_a_reload_is_all_or_nothing(void **state)
     assert_int_equal(config()->rate_limit_max, 100);
 }
 
+static void test_the_fleets_values_win_and_outlive_a_reload(void **state)
+{
+    const struct config_pair told[] = {{"RATE_LIMIT_MAX", "9"}, {"LOG_LEVEL", "warn"}};
+    char *changes = NULL;
+    size_t len = 0;
+    FILE *out = open_memstream(&changes, &len);
+
+    setenv("RATE_LIMIT_MAX", "5", 1);
+    assert_true(load(state));
+    assert_true(config_apply(4, told, ARRAY_LEN(told), out, stderr));
+    fclose(out);
+    assert_string_equal(changes, "LOG_LEVEL \"info\" -> \"warn\", RATE_LIMIT_MAX 5 -> 9");
+    free(changes);
+    assert_int_equal(config_epoch(), 4);
+    assert_int_equal(config()->rate_limit_max, 9);
+    setenv("RATE_LIMIT_MAX", "6", 1);
+    assert_true(reload(state));
+    assert_int_equal(config()->rate_limit_max, 9);
+    assert_true(config_apply(5, told + 1, 1, NULL, stderr)); /* the other was taken back */
+    assert_int_equal(config()->rate_limit_max, 6);
+    assert_string_equal(config()->log_level, "warn");
+    assert_true(config_apply(6, NULL, 0, NULL, stderr));
+}
+
+static bool apply_badly(FILE *faults)
+{
+    const struct config_pair told[] = {{"RATE_LIMIT_MAX", "9"},
+                                       {"POOL_WAIT_MS", "-1"},
+                                       {"SHARD_COUNT", "2"},
+                                       {"REDIS_URL", "redis://x"},
+                                       {"RATE_LIMIT_MAXX", "1"}};
+
+    return config_apply(8, told, ARRAY_LEN(told), NULL, faults);
+}
+
+static void test_the_fleets_values_are_taken_all_or_none(void **state)
+{
+    int64_t before;
+
+    assert_true(load(state));
+    before = config_epoch();
+    assert_false(load_by(apply_badly, state));
+    assert_told(state, "POOL_WAIT_MS is \"-1\": allowed is a whole number from 0 to 10000 ms");
+    assert_told(state, "SHARD_COUNT takes effect only with a restart");
+    assert_told(state, "REDIS_URL takes effect only with a restart");
+    assert_told(state, "there is no variable RATE_LIMIT_MAXX; do you mean RATE_LIMIT_MAX?");
+    assert_int_equal(config()->rate_limit_max, 100);
+    assert_int_equal(config_epoch(), before);
+}
+
 struct seen {
     int n, n_secret, n_families;
     bool leaked;
@@ -379,6 +434,10 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_a_request_has_room_for_its_body, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_reload_changes_what_may_change, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_reload_is_all_or_nothing, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_the_fleets_values_win_and_outlive_a_reload, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(test_the_fleets_values_are_taken_all_or_none, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(test_secrets_are_never_shown, setup, teardown),
         cmocka_unit_test_setup_teardown(test_the_pages_name_every_variable, setup, teardown),
     };

@@ -152,10 +152,12 @@ static void test_the_docs_list_every_metric(void **state)
     static const char *const names[] = {
 #define COUNTER(symbol, name, help) name,
 #define ROUTE_HISTOGRAM(symbol, name, help) name,
+#define GAUGE(symbol, name, help) name,
 #define COMPUTED(symbol, name, type, help) name,
 #include "lib/metrics.def"
 #undef COUNTER
 #undef ROUTE_HISTOGRAM
+#undef GAUGE
 #undef COMPUTED
     };
     char *docs = NULL;

@@ -218,6 +218,34 @@ def check_config():
                 yield "lib/config.def", number, "the last member must be a sentence that documents it"
 
 
+# Settings of the contract whose feature is not there yet.
+UNREAD = {"stripe_monthly_price", "stripe_yearly_price", "stripe_lifetime_price", "database_replica_url",
+          "db_max_replica_lag_ms", "cache_max_keys", "cache_eviction_threshold", "memory_warning_threshold"}
+
+
+def check_limits():
+    """No limit is a number in the code: it is a setting that is read, or a constant with a name."""
+    programs = [p for p in tracked("lib/*.c", "fcgi/*.c", "handlers/*.c", "workers/*.c", "workers/media/*.c", "deploy/ctl/*.c")
+                if "/test_" not in p and "/fuzz_" not in p]
+    read = "".join(text(p) for p in programs)
+    stack = "".join(text(p) for p in tracked("deploy/stack/*.py"))
+    for number, line in lines("lib/config.def"):
+        match = re.match(r"CFG_\w+\((\w+),", line)
+        name = match and match.group(1)
+        # job types are read through a table of job.def
+        if name and name not in UNREAD and not name.startswith("job_") and not re.search(r"(->|\.)" + name + r"\b", read) \
+                and not re.search(r"\b" + name.upper() + r"\b", stack):
+            yield "lib/config.def", number, f"nothing reads {name}: a setting without effect"
+    for path in programs:
+        for number, line in code(path):
+            # replies' statuses, shares of 100 and nanoseconds are no limits, nor are samples and pixels
+            if re.search(r"(?<![-<>])[<>]=?\s*(?!1000000000\b)[1-9]\d{2,}\b(?![.])", line) \
+                    and not path.startswith("workers/media/") and not re.search(r"status|reply|percent", line):
+                yield path, number, "a bare number is a limit here: make it a setting, or give it a name and a reason"
+            if re.search(r"\b\w*(timeout|limit|_max|_wait_ms|pause_ms|ttl)\w*\s*=\s*[1-9]\d+\s*;", line):
+                yield path, number, "a bare number is a limit here: make it a setting, or give it a name and a reason"
+
+
 def check_openapi():
     """The document has an operation for each handler of the route table, and no other."""
     handlers, operations = {}, {}

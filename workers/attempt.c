@@ -15,6 +15,8 @@
 enum {
     ROW_LIMIT_MS = 10000, /* for claiming or ending a row, waits included */
     CLAIM_PAUSE_MS = 20,
+    COMPLETE_PAUSE_MS = 50,
+    PAUSE_TOP_MS = 1000, /* pauses double up to this */
     DISCARD_LIMIT_MS = 5000,
     COMPLETE_LIMIT_MS = 60000 /* work that is done is worth waiting for the database */
 };
@@ -218,7 +220,7 @@ static enum err write_row(struct job *j, struct scope *sc, struct pg_query q)
            (is_outage(e) || e == ERR_WRITE_UNKNOWN)) {
         pg_release(sc);
         pause_for(pause_ms);
-        pause_ms = pause_ms < 1000 ? 2 * pause_ms : pause_ms;
+        pause_ms = pause_ms < PAUSE_TOP_MS ? 2 * pause_ms : pause_ms;
         scope_forgive(sc);
     }
     if (e == OK && n_rows == 0) {
@@ -255,7 +257,7 @@ static bool is_completed(struct job *j, struct scope *sc)
 
 static enum err complete(struct job *j)
 {
-    int64_t pause_ms = 50;
+    int64_t pause_ms = COMPLETE_PAUSE_MS;
     struct scope sc;
     enum err e;
 
@@ -271,7 +273,7 @@ static enum err complete(struct job *j)
             break;
         }
         pause_for(pause_ms);
-        pause_ms = pause_ms < 1000 ? 2 * pause_ms : pause_ms;
+        pause_ms = pause_ms < PAUSE_TOP_MS ? 2 * pause_ms : pause_ms;
         scope_forgive(&sc);
     }
     if (e != OK && j->scope.cause == NULL) {

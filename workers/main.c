@@ -9,6 +9,7 @@
 
 #include "lib/config.h"
 #include "lib/crypto.h"
+#include "lib/fleet.h"
 #include "lib/instance.h"
 #include "lib/log.h"
 #include "lib/pg.h"
@@ -76,6 +77,7 @@ int main(int argc, char **argv)
     }
     instance_open(&plan);
     pg_open();
+    fleet_open("worker");
     status = worker_run(queues == NULL ? config()->worker_queues : queues);
     /* Threads that did not end in time may be within libraries: no clean-up that they could
      * stumble over. */

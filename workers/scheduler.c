@@ -10,6 +10,7 @@
 #include "lib/clock.h"
 #include "lib/config.h"
 #include "lib/crypto.h"
+#include "lib/fleet.h"
 #include "lib/instance.h"
 #include "lib/log.h"
 #include "lib/pg.h"
@@ -250,8 +251,10 @@ int main(void)
     hex_encode(random, sizeof(random), lead.id);
     instance_open(&plan);
     pg_open();
+    fleet_open("scheduler");
     log_event(LOG_INFO, "start", "a round every %lld ms", (long long)config()->scheduler_tick_ms);
     run();
+    fleet_close();
     pg_close();
     log_event(LOG_INFO, "stopped", "done");
     return EXIT_SUCCESS;

@@ -24,6 +24,9 @@ int ctl_fail(const struct scope *sc, enum err e, const char *doing);
 /* The commands, one function each. */
 int ctl_config_check(struct scope *sc, int argc, char **argv);
 int ctl_config_show(struct scope *sc, int argc, char **argv);
+int ctl_config_set(struct scope *sc, int argc, char **argv);
+int ctl_config_reload(struct scope *sc, int argc, char **argv);
+int ctl_config_members(struct scope *sc, int argc, char **argv);
 int ctl_shards_list(struct scope *sc, int argc, char **argv);
 int ctl_queue_stats(struct scope *sc, int argc, char **argv);
 int ctl_queue_pause(struct scope *sc, int argc, char **argv);

@@ -1,4 +1,4 @@
-/* Commands that look at what is there: configuration, shards, sessions. */
+/* Commands that look at what is there: shards, sessions. */
 #include <stdio.h>
 #include <string.h>
 
@@ -7,20 +7,6 @@
 #include "lib/id.h"
 #include "lib/pg.h"
 #include "lib/session.h"
-
-int ctl_config_check(struct scope *sc, int argc, char **argv)
-{
-    (void)sc, (void)argc, (void)argv;
-    puts("The configuration is good."); /* main() has read it; it would have told the faults */
-    return CTL_DONE;
-}
-
-int ctl_config_show(struct scope *sc, int argc, char **argv)
-{
-    (void)sc, (void)argc, (void)argv;
-    config_print(stdout);
-    return CTL_DONE;
-}
 
 int ctl_shards_list(struct scope *sc, int argc, char **argv)
 {

@@ -14,6 +14,11 @@ enum { ARENA_BYTES = 1024 * 1024, TIMEOUT_MS = 30000 };
 static const struct ctl_command commands[] = {
     {"config", "check", "", "is the configuration good?", 0, 0, ctl_config_check},
     {"config", "show", "", "every value; secrets masked", 0, 0, ctl_config_show},
+    {"config", "set", "NAME=value …",
+     "change reloadable values of the whole fleet; NAME= takes back", 1, 60, ctl_config_set},
+    {"config", "reload", "", "every process of the fleet reads its file again", 0, 0,
+     ctl_config_reload},
+    {"config", "members", "", "every process and the epoch it runs with", 0, 0, ctl_config_members},
     {"shards", "list", "", "every shard and whether it answers", 0, 0, ctl_shards_list},
     {"queue", "stats", "[QUEUE]", "what waits and runs", 0, 1, ctl_queue_stats},
     {"queue", "pause", "QUEUE", "give out no more jobs", 1, 1, ctl_queue_pause},
