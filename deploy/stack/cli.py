@@ -181,28 +181,23 @@ def _migrations(words):
                       "starts it.")
     for d in stack.topology.databases:
         stackup.database.await_ready(stack.place, d, 10)
-    return stack.migrations(print), stack.topology.shards()
+    return stack.migrations(lambda text: print(text, flush=True))
 
 
 def db_migrate(words):
-    migrations, shards = _migrations(words)
-    return 0 if migrations.on_all(shards, ["deploy", "--verify"],
-                                  lambda t: "up-to-date" in t) else 1
+    return 0 if _migrations(words).deploy() else 1
 
 
 def db_verify(words):
-    migrations, shards = _migrations(words)
-    return 0 if migrations.on_all(shards, ["verify"]) else 1
+    return 0 if _migrations(words).verify() else 1
 
 
 def db_rollback(words):
-    migrations, shards = _migrations(words)
-    return 0 if migrations.on_all(shards, ["revert", "-y", "--to", "@HEAD^"]) else 1
+    return 0 if _migrations(words).rollback() else 1
 
 
 def db_status(words):
-    migrations, shards = _migrations(words)
-    lines, well = migrations.status_lines(shards)
+    lines, well = _migrations(words).status_lines()
     print("\n".join(lines))
     return 0 if well else 1
 

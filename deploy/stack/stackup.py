@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import time
 
-from . import database, objects, ports, procs, programs, render, render_nginx, settings, topology
+from . import database, migrations, objects, ports, procs, programs, render, render_nginx, settings, topology
 from .programs import STORES
 from .say import Refusal
 from .supervisor import Supervisor
@@ -22,8 +22,8 @@ BUILT = ("maxbooster-api", "maxbooster-worker", "maxbooster-scheduler", "maxboos
 NEEDED = {
     programs.POSTGRES_BIN + "/postgres": "postgresql-15", "/usr/bin/redis-server": "redis-server",
     "/usr/sbin/nginx": "nginx", "/usr/bin/multiwatch": "multiwatch",
-    "/usr/bin/spawn-fcgi": "spawn-fcgi", "/usr/bin/sqitch": "sqitch", "/usr/bin/psql":
-    "postgresql-client-15", "/usr/bin/supervisord": "supervisor",
+    "/usr/bin/spawn-fcgi": "spawn-fcgi", "/usr/bin/psql": "postgresql-client-15",
+    "/usr/bin/supervisord": "supervisor",
 }
 
 
@@ -56,7 +56,8 @@ class Stack:
         return procs.of_stack(self.place.root, self.folders())
 
     def migrations(self, say):
-        return database.Migrations(self.place, self.topology, self.secrets, say)
+        places = migrations.places_of_stack(self.place, self.topology, self.secrets)
+        return migrations.Migrations(f"{self.place.repo}/sql", places, say)
 
 
 def _read_secrets(place):
@@ -187,16 +188,18 @@ def await_stores(stack):
 def prepare_data(stack, progress):
     """Databases, migrations, bucket."""
     words = []
-    migrations = stack.migrations(words.append)
+    changes = stack.migrations(words.append)
     shards = stack.topology.shards()
 
     with progress.step("Databases and migrations") as step:
-        new = sum(database.make_databases(stack.place, d, stack.secrets, migrations.deploy_on)
+        def migrate(d, name):
+            changes.deploy_on(migrations.dsn_of_stack(stack.place, d, stack.secrets, name))
+        new = sum(database.make_databases(stack.place, d, stack.secrets, migrate)
                   for d in stack.topology.databases)
         stack.settings.data_shards, stack.settings.data_phase = len(shards), stack.settings.phase
         save(stack)
-        late = migrations.behind(shards)
-        if late and not migrations.deploy(late):
+        late = changes.is_behind()
+        if late and not changes.deploy():
             progress.line("\n" + "\n".join(words))
             raise Refusal("A migration failed; the lines above have the cause.")
         step.note(f"{len(shards)} shards, {new} new, {len(late)} migrated" if new or late
