@@ -4,7 +4,7 @@
 export MB_BIN := $(abspath $(B)/bin)
 STACK_TOOL := deploy/stack.py
 
-.PHONY: up down status logs clean-data db-migrate db-verify db-rollback db-status test bootstrap
+.PHONY: up down status logs clean-data db-migrate db-verify db-rollback db-status db-compat test bootstrap
 
 bootstrap: ## install what building and running needs (apt)
 	@deploy/bootstrap run
@@ -38,6 +38,12 @@ db-rollback: ## revert the newest migration on every shard
 
 db-status: ## one line a shard
 	@$(STACK_TOOL) db-status
+
+# The release that is running, on the schema that is about to come.
+REV ?= $(shell git describe --tags --abbrev=0 2>/dev/null || git rev-parse HEAD)
+db-compat: ## an older revision's integration tests on the present schema: REV=, COMPAT_ARGS=
+	@deploy/bootstrap test
+	@deploy/run-compat-tests $(REV) $(COMPAT_ARGS)
 
 test: ## unit tests, then integration tests on a stack of their own
 	@deploy/bootstrap test
