@@ -70,7 +70,7 @@ static enum err run_guards(struct req *r)
     for (i = 0; i < ARRAY_LEN(guards) && r->reply.status == 0; i++) {
         enum err e = guards[i].check(r);
 
-        if (e != OK) {
+        if (e != OK && !req_shadowed(r, guards[i].name)) {
             r->guard = guards[i].name;
             return e;
         }
@@ -144,6 +144,7 @@ static void log_request(const struct req *r, enum err e, bool is_sent)
         log_i64(&l, "shard", r->scope.shard);
     }
     log_i64(&l, "totalUs", total_us);
+    log_i64(&l, "queueUs", r->queue_us);
     log_i64(&l, "guardUs", r->guard_us);
     log_i64(&l, "poolWaitUs", t->pool_wait_us);
     log_i64(&l, "dbUs", t->db_us);
@@ -161,6 +162,7 @@ static void log_request(const struct req *r, enum err e, bool is_sent)
         log_str(&l, "guard", r->guard);
         log_str(&l, "cause", r->scope.cause);
     }
+    log_str(&l, "shadow", r->shadow);
     if (arena_over_budget(r->scope.arena)) {
         log_str(&l, "arena", "over budget");
     }
@@ -183,6 +185,7 @@ static void count_request(const struct req *r, enum err e, bool is_sent)
     metrics_add(METRIC_RATE_LIMITED, e == ERR_RATE_LIMITED);
     metrics_add(METRIC_POOL_SATURATED, e == ERR_POOL_SATURATED);
     metrics_add(METRIC_OVERLOADED, e == ERR_OVERLOADED);
+    metrics_add(METRIC_SESSIONS_REFUSED, e == ERR_SESSION_CAPACITY);
     metrics_add(METRIC_DEPENDENCY_UNAVAILABLE, e == ERR_DEPENDENCY_UNAVAILABLE);
     metrics_add(METRIC_DB_CALLS, t->db_count);
     metrics_add(METRIC_REDIS_CALLS, t->redis_count);
@@ -190,6 +193,20 @@ static void count_request(const struct req *r, enum err e, bool is_sent)
     metrics_add(METRIC_DB_TIME_US, t->db_us);
     metrics_add(METRIC_REDIS_TIME_US, t->redis_us);
     metrics_add(METRIC_S3_TIME_US, t->s3_us);
+}
+
+/* Which layers of degradation this reply shows. */
+static void note_layers(const struct req *r, enum err e)
+{
+    if (e == ERR_RATE_LIMITED && r->guard != NULL) {
+        metrics_layer(LAYER_RATE_LIMITER);
+    } else if (e == ERR_SESSION_CAPACITY) {
+        metrics_layer(LAYER_SESSION_GUARD);
+    } else if (e == ERR_OVERLOADED || e == ERR_POOL_SATURATED) {
+        metrics_layer(LAYER_CONNECTION_GUARD);
+    } else if (e == ERR_DEPENDENCY_UNAVAILABLE) {
+        metrics_layer(LAYER_DEPENDENCY);
+    }
 }
 
 void dispatch(struct conn *conn, struct arena *arena)
@@ -221,6 +238,7 @@ void dispatch(struct conn *conn, struct arena *arena)
     r->write_us = clock_mono_us() - answered_us;
     log_request(r, e, is_sent);
     count_request(r, e, is_sent);
+    note_layers(r, e);
     scope_done(&r->scope);
     arena_reset(arena);
 }

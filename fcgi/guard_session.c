@@ -1,11 +1,48 @@
 /* Who asks, and how often. With a session both are one script in Redis, charged to the user;
  * without one the address is charged. A request that is refused here has cost no database. */
+#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
 #include "fcgi/req_private.h"
 #include "lib/config.h"
+#include "lib/metrics.h"
 #include "lib/session.h"
+
+/* What a route costs by RATE_LIMIT_COSTS, read once per snapshot and thread. */
+static int64_t cost_of(const struct route *route)
+{
+    static _Thread_local const struct config *read_from;
+    static _Thread_local int64_t costs[METRICS_ROUTES_MAX];
+
+    if (read_from != config()) {
+        const char *list;
+        int i;
+
+        read_from = config();
+        for (i = 0; i < route_count(); i++) {
+            costs[i] = 1;
+        }
+        for (list = read_from->rate_limit_costs; *list != '\0';) {
+            size_t len = strcspn(list, ","), key_len = strcspn(list, "=,");
+            const struct route *r = route_lookup(list, key_len);
+            int64_t cost = key_len < len ? strtoll(list + key_len + 1, NULL, 10) : 0;
+
+            if (r != NULL && cost > 0) {
+                costs[r->index] = cost;
+            }
+            list += len + (list[len] == ',');
+        }
+    }
+    return costs[route->index];
+}
+
+/* What to do where Redis cannot be asked. A user's session cannot be judged without it, so his
+ * requests fail closed in any case. */
+enum without_redis { FAIL_OPEN, FAIL_LOCAL, FAIL_CLOSED };
+
+static const enum without_redis address_policies[] = {
+    [RATE_FREE] = FAIL_OPEN, [RATE_NORMAL] = FAIL_LOCAL, [RATE_CRITICAL] = FAIL_CLOSED};
 
 static struct rate_policy policy_of(const struct req *r)
 {
@@ -14,7 +51,8 @@ static struct rate_policy policy_of(const struct req *r)
     return (struct rate_policy){.name = is_critical ? "critical" : "default",
                                 .quota = is_critical ? config()->rate_limit_critical_max
                                                      : config()->rate_limit_max,
-                                .window_ms = config()->rate_limit_window_ms};
+                                .window_ms = config()->rate_limit_window_ms,
+                                .cost = cost_of(r->match.route)};
 }
 
 /* The RateLimit fields (draft-ietf-httpapi-ratelimit-headers-10): remaining, and seconds until the
@@ -37,7 +75,7 @@ static enum err judge_rate(struct req *r, const struct rate_policy *policy,
                            const struct rate_verdict *verdict)
 {
     tell_rate(r, policy, verdict);
-    if (verdict->is_allowed) {
+    if (verdict->is_allowed || req_shadowed(r, "rate")) {
         return OK;
     }
     r->scope.retry_after_s = (int)((verdict->retry_ms + 999) / 1000);
@@ -45,8 +83,8 @@ static enum err judge_rate(struct req *r, const struct rate_policy *policy,
                         (long long)policy->quota, (long long)(policy->window_ms + 999) / 1000);
 }
 
-/* Charge the address. Where Redis is down, critical routes fail closed and others pass: they are
- * cheap, and the proxy's own limit stands before them. */
+/* Charge the address. Where Redis is down, critical routes fail closed, and others are judged by
+ * this process's own buckets. */
 static enum err charge_address(struct req *r, const struct rate_policy *policy)
 {
     struct rate_verdict verdict;
@@ -56,10 +94,11 @@ static enum err charge_address(struct req *r, const struct rate_policy *policy)
         return OK;
     }
     e = rate_charge(&r->scope, r->address, policy, &verdict);
-    if (e == ERR_DEPENDENCY_UNAVAILABLE && r->match.route->rate == RATE_NORMAL &&
-        r->match.route->auth != AUTH_SESSION && r->match.route->auth != AUTH_ADMIN) {
+    if (e == ERR_DEPENDENCY_UNAVAILABLE && address_policies[r->match.route->rate] == FAIL_LOCAL) {
         scope_forgive(&r->scope);
-        return OK;
+        rate_charge_locally(r->address, policy, config()->api_processes, &verdict);
+        metrics_add(METRIC_RATE_LOCAL, 1);
+        e = OK;
     }
     TRY(e);
     return judge_rate(r, policy, &verdict);
@@ -125,6 +164,10 @@ enum err guard_session(struct req *r)
     e = session_check(&r->scope, &claim, &policy, &session, &verdict);
     if (e == ERR_UNAUTHENTICATED) {
         return no_session(r, &policy);
+    }
+    if (e == ERR_DEPENDENCY_UNAVAILABLE && r->match.route->auth == AUTH_OPTIONAL) {
+        scope_forgive(&r->scope);
+        return charge_address(r, &policy); /* served as to a stranger */
     }
     TRY(e);
     r->who.is_signed_in = true;

@@ -6,6 +6,7 @@
 
 #include "fcgi/req_private.h"
 #include "lib/config.h"
+#include "lib/metrics.h"
 #include "lib/pg.h"
 
 enum { PAGE_LIMIT_DEFAULT = 20, VERSION_TEXT_MAX = 32 };
@@ -353,4 +354,16 @@ void req_after_commit(struct req *r, void (*fn)(struct req *r, void *context), v
         abort(); /* our bug: a handler registers a fixed number */
     }
     r->after_commit[r->n_after_commit++] = (struct req_after_commit_call){fn, context};
+}
+
+bool req_shadowed(struct req *r, const char *guard)
+{
+    if (!config_is_shadowed(guard)) {
+        return false;
+    }
+    r->shadow = guard;
+    r->scope.retry_after_s = 0;
+    scope_forgive(&r->scope);
+    metrics_add(METRIC_GUARD_SHADOWED, 1);
+    return true;
 }

@@ -65,9 +65,13 @@ struct req {
     int n_after_commit;
     struct req_reply_out reply;
 
-    int64_t start_us, guard_us, handler_us, write_us;
-    const char *guard; /* name of the guard that refused, for the log */
+    int64_t start_us, queue_us, guard_us, handler_us, write_us;
+    const char *guard;  /* name of the guard that refused, for the log */
+    const char *shadow; /* name of the guard that would have, were it not in GUARDS_SHADOW */
 };
+
+/* Does the guard of this name only look on? Then its refusal is noted and forgotten here. */
+bool req_shadowed(struct req *r, const char *guard);
 
 /* A parameter by its CGI name, NULL where it is missing. */
 const char *req_param(const struct req *r, const char *name);

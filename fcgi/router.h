@@ -27,12 +27,21 @@ enum route_rate {
     RATE_CRITICAL /* RATE_LIMIT_CRITICAL_MAX */
 };
 
+/* What is given up first when there is too much to do. */
+enum route_class {
+    CLASS_NORMAL,
+    CLASS_CRITICAL,    /* never refused by the load guard: probes, log-in and log-out */
+    CLASS_BEST_EFFORT, /* may wait or be asked again: searches, lists */
+    CLASS_BULK         /* orders work for later */
+};
+
 struct route {
     const char *key;
     int index; /* 0 … ROUTES - 1, by order in routes.gperf */
     enum err (*h)(struct req *r);
     enum route_auth auth;
     enum route_rate rate;
+    enum route_class class;
     bool idem; /* takes Idempotency-Key: one transaction on the user's shard */
 };
 

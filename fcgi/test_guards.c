@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "fcgi/req_private.h"
+#include "lib/clock.h"
 #include "lib/config.h"
 
 enum { PARAMS_MAX = 8 };
@@ -30,6 +31,11 @@ size_t conn_read(struct conn *conn, char *buffer, size_t size)
     (void)conn;
     memcpy(buffer, client.bytes, n);
     return n;
+}
+
+bool conn_is_stopping(void)
+{
+    return false;
 }
 
 static int group_setup(void **state)
@@ -286,6 +292,100 @@ static void test_the_query_is_judged_with_the_input(void **state)
     assert_int_equal(guard_input(r), ERR_BAD_REQUEST);
 }
 
+#define NOW_MS INT64_C(1764000000000)
+
+/* Judge a request of this class that has waited so long, as the proxy tells it, at a moment. */
+static enum err load(struct req *r, enum route_class class, int64_t age_ms, int64_t mono_ms)
+{
+    struct route route = {.key = "GET /y", .rate = RATE_NORMAL, .class = class};
+    int64_t start_ms = NOW_MS + mono_ms - age_ms;
+    char start[32];
+    enum err e;
+
+    clock_test_set(NOW_MS + mono_ms, mono_ms * 1000);
+    snprintf(start, sizeof(start), "%lld.%03d", (long long)(start_ms / 1000),
+             (int)(start_ms % 1000));
+    r->n_params = 0;
+    give(r, "REQUEST_START", start);
+    r->match.route = &route;
+    e = guard_load(r);
+    r->match.route = &plain;
+    clock_test_set(-1, -1);
+    return e;
+}
+
+static void test_a_burst_may_wait_longer_than_a_standing_queue(void **state)
+{
+    struct req *r = *state;
+    int64_t at;
+
+    assert_int_equal(load(r, CLASS_BULK, 100, 1000000), OK); /* QUEUE_DELAY_INTERVAL_MS */
+    assert_int_equal(load(r, CLASS_BULK, 101, 1000001), ERR_OVERLOADED);
+    assert_int_equal(load(r, CLASS_NORMAL, 0, 1000002), OK); /* nobody waits: no queue */
+    for (at = 1000010; at < 1000110; at += 10) {
+        assert_int_equal(load(r, CLASS_NORMAL, 90, at), OK);
+    }
+    /* 100 ms long all have waited more than QUEUE_DELAY_TARGET_MS (20) */
+    assert_int_equal(load(r, CLASS_NORMAL, 90, 1000110), ERR_OVERLOADED);
+    assert_int_equal(load(r, CLASS_NORMAL, 80, 1000111), OK);
+    assert_int_equal(load(r, CLASS_BEST_EFFORT, 41, 1000112), ERR_OVERLOADED);
+    assert_int_equal(load(r, CLASS_BEST_EFFORT, 40, 1000113), OK);
+    assert_int_equal(load(r, CLASS_BULK, 21, 1000114), ERR_OVERLOADED);
+    assert_int_equal(load(r, CLASS_CRITICAL, 1000, 1000115), OK);
+    assert_int_equal(load(r, CLASS_CRITICAL, 1001, 1000116), ERR_OVERLOADED);
+    assert_int_equal(load(r, CLASS_BULK, 20, 1000117), OK); /* it stands no longer */
+    assert_int_equal(load(r, CLASS_BULK, 90, 1000118), OK);
+}
+
+static void test_a_pause_ends_what_was_a_standing_queue(void **state)
+{
+    struct req *r = *state;
+
+    assert_int_equal(load(r, CLASS_NORMAL, 90, 2000000), OK);
+    assert_int_equal(load(r, CLASS_NORMAL, 90, 2000101), OK);
+    assert_int_equal(load(r, CLASS_NORMAL, 90, 2000500), OK);
+}
+
+static void test_probes_are_served_however_long_they_waited(void **state)
+{
+    static const struct route probe = {
+        .key = "GET /health", .rate = RATE_FREE, .class = CLASS_CRITICAL};
+    struct req *r = *state;
+
+    give(r, "REQUEST_START", "1764000000.000");
+    r->match.route = &probe;
+    clock_test_set(NOW_MS + 59000, 0);
+    assert_int_equal(guard_load(r), OK);
+    clock_test_set(-1, -1);
+}
+
+static void test_an_age_that_nobody_can_have_counts_as_none(void **state)
+{
+    static const char *const starts[] = {"",
+                                         "x",
+                                         "1763999990",
+                                         "1763999990.",
+                                         "1763999990.00",
+                                         "1763999990.0000",
+                                         "-1.000",
+                                         "1764000009.000",
+                                         "1763990000.000",
+                                         "9999999999999.000",
+                                         "1763999990.abc"};
+    struct req *r = *state;
+    size_t i;
+
+    clock_test_set(NOW_MS, 3000000000);
+    for (i = 0; i < ARRAY_LEN(starts); i++) {
+        r->n_params = 0;
+        give(r, "REQUEST_START", starts[i]);
+        if (guard_load(r) != OK || r->queue_us != 0) {
+            fail_msg("%s is believed", starts[i]);
+        }
+    }
+    clock_test_set(-1, -1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -305,6 +405,14 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_without_a_body_no_type_is_needed, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_body_that_breaks_off_is_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(test_the_query_is_judged_with_the_input, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_burst_may_wait_longer_than_a_standing_queue, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(test_a_pause_ends_what_was_a_standing_queue, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(test_probes_are_served_however_long_they_waited, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(test_an_age_that_nobody_can_have_counts_as_none, setup,
+                                        teardown),
     };
 
     return cmocka_run_group_tests_name("guards", tests, group_setup, NULL);

@@ -133,6 +133,24 @@ static void remember(const struct strbuf *json, bool is_ready)
     pthread_mutex_unlock(&last.lock);
 }
 
+/* Layers that act in the instance now; the gravest tells the level. */
+static void write_degradation(struct strbuf *json)
+{
+    int worst = 0, level;
+    enum layer layer;
+
+    strbuf_puts(json, "\"degradation\":{\"layers\":[");
+    for (layer = 0; layer < LAYER__COUNT; layer++) {
+        if (metrics_layer_is_active(layer)) {
+            strbuf_puts(json, worst > 0 ? ",\"" : "\"");
+            strbuf_puts(json, metrics_layer_name(layer, &level));
+            strbuf_putc(json, '"');
+            worst = level > worst ? level : worst;
+        }
+    }
+    strbuf_printf(json, "],\"level\":%d}}", worst);
+}
+
 /* Ask everybody and write down what they say; are all there? */
 static bool check_all(struct req *r, struct strbuf *json)
 {
@@ -156,7 +174,7 @@ static bool check_all(struct req *r, struct strbuf *json)
     strbuf_printf(json, "{\"status\":\"%s\",\"version\":\"%s\",\"phase\":%d,\"checks\":{%s},",
                   n_down == 0 ? "ok" : "down", VERSION, (int)config()->phase, list.data);
     strbuf_printf(json, "\"configEpoch\":%lld,", (long long)config_epoch());
-    strbuf_puts(json, "\"degradation\":{\"level\":0,\"layers\":[]}}");
+    write_degradation(json);
     return n_down == 0;
 }
 

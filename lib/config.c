@@ -372,6 +372,28 @@ static bool apply_pairs(const struct config_pair *pairs, size_t n, struct config
     return is_good;
 }
 
+/* Is every word of the list a guard that can look on? */
+static bool guards_are_known(const char *list)
+{
+    static const char *const known[] = {"load", "rate", "session_capacity", "csrf"};
+    size_t i;
+
+    while (*list != '\0') {
+        size_t len = strcspn(list, ",");
+
+        for (i = 0; i < ARRAY_LEN(known); i++) {
+            if (strlen(known[i]) == len && strncmp(known[i], list, len) == 0) {
+                break;
+            }
+        }
+        if (i == ARRAY_LEN(known)) {
+            return false;
+        }
+        list += len + (list[len] == ',');
+    }
+    return true;
+}
+
 /* Rules that span several variables. */
 static bool fits_together(const struct config *c, FILE *faults)
 {
@@ -385,6 +407,26 @@ static bool fits_together(const struct config *c, FILE *faults)
         strcmp(c->log_level, "warn") != 0 && strcmp(c->log_level, "error") != 0) {
         fprintf(faults, "LOG_LEVEL is \"%s\": allowed are debug, info, warn and error.\n",
                 c->log_level);
+        return false;
+    }
+    if (!guards_are_known(c->guards_shadow)) {
+        fprintf(faults,
+                "GUARDS_SHADOW is \"%s\": allowed is a comma list of load, rate, "
+                "session_capacity and csrf.\n",
+                c->guards_shadow);
+        return false;
+    }
+    if (c->memory_warning_threshold > c->memory_shed_bulk_threshold ||
+        c->memory_shed_bulk_threshold > c->memory_shed_best_effort_threshold ||
+        c->memory_shed_best_effort_threshold > c->memory_recycle_threshold) {
+        fprintf(faults,
+                "MEMORY_WARNING_THRESHOLD is \"%lld\": allowed is at most "
+                "MEMORY_SHED_BULK_THRESHOLD (%lld), that at most "
+                "MEMORY_SHED_BEST_EFFORT_THRESHOLD (%lld), and that at most "
+                "MEMORY_RECYCLE_THRESHOLD (%lld).\n",
+                (long long)c->memory_warning_threshold, (long long)c->memory_shed_bulk_threshold,
+                (long long)c->memory_shed_best_effort_threshold,
+                (long long)c->memory_recycle_threshold);
         return false;
     }
     if (c->request_arena_bytes < c->body_max_bytes / 2) {
@@ -595,6 +637,22 @@ bool config_would_apply(const struct config_pair *pairs, size_t n, FILE *faults)
         discard(s);
     }
     return s != NULL;
+}
+
+bool config_is_shadowed(const char *guard)
+{
+    const char *list = config()->guards_shadow;
+    size_t len = strlen(guard);
+
+    while (*list != '\0') {
+        size_t n = strcspn(list, ",");
+
+        if (n == len && strncmp(list, guard, len) == 0) {
+            return true;
+        }
+        list += n + (list[n] == ',');
+    }
+    return false;
 }
 
 int64_t config_epoch(void)

@@ -40,6 +40,9 @@ MUST_USE bool config_reload(FILE *changes, FILE *faults);
 /* The same, with the outcome told by a log line: what a process does at SIGHUP. */
 void config_reload_logged(void);
 
+/* Does this guard only look on (GUARDS_SHADOW)? */
+bool config_is_shadowed(const char *guard);
+
 /* A value over those of file and environment. */
 struct config_pair {
     const char *name;

@@ -4,10 +4,11 @@
 
 #include <stdatomic.h>
 
+#include "lib/clock.h"
 #include "lib/config.h"
 #include "lib/instance.h"
 
-enum { CLASSES = 6, BUCKETS = 14, LAYOUT = 2 };
+enum { CLASSES = 6, BUCKETS = 14, LAYOUT = 3 };
 
 /* Upper bounds: OpenTelemetry's advice for http.server.request.duration, and 1 ms and 2.5 ms before
  * it. */
@@ -23,6 +24,8 @@ struct histogram {
 struct area {
     _Atomic uint64_t counters[METRIC__COUNT];
     _Atomic int64_t gauges[METRIC_GAUGE__COUNT];
+    _Atomic int64_t
+        layers[LAYER__COUNT]; /* clock_mono_ms() of the last action; one clock a machine */
     struct histogram requests[METRICS_ROUTES_MAX + 1][CLASSES]; /* the last row: no route */
 };
 
@@ -31,11 +34,12 @@ static struct area *mine;
 
 void metrics_open(const struct metrics_plan *wanted)
 {
-    const struct instance_plan instance = {
-        .path = config()->instance_shm,
-        .databases = wanted->databases,
-        .area_bytes = sizeof(struct area),
-        .area_layout = LAYOUT * 1000003u + METRIC__COUNT * 1009u + METRIC_GAUGE__COUNT};
+    const struct instance_plan instance = {.path = config()->instance_shm,
+                                           .databases = wanted->databases,
+                                           .area_bytes = sizeof(struct area),
+                                           .area_layout = LAYOUT * 1000003u +
+                                                          METRIC__COUNT * 1009u +
+                                                          METRIC_GAUGE__COUNT * 31u + LAYER__COUNT};
     int i;
 
     plan = *wanted;
@@ -44,12 +48,20 @@ void metrics_open(const struct metrics_plan *wanted)
     for (i = 0; i < METRIC_GAUGE__COUNT; i++) {
         atomic_store(&mine->gauges[i], 0); /* a predecessor's */
     }
+    for (i = 0; i < LAYER__COUNT; i++) {
+        atomic_store(&mine->layers[i], 0);
+    }
 }
 
 void metrics_close(void)
 {
     mine = NULL;
     instance_close();
+}
+
+static void write_head(struct strbuf *out, const char *name, const char *type, const char *help)
+{
+    strbuf_printf(out, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
 }
 
 void metrics_add(enum metric metric, int64_t n)
@@ -63,6 +75,65 @@ void metrics_gauge(enum metric_gauge gauge, int64_t value)
 {
     if (mine != NULL) {
         atomic_store_explicit(&mine->gauges[gauge], value, memory_order_relaxed);
+    }
+}
+
+static const struct {
+    const char *name, *help;
+    int level;
+} layers[] = {
+#define COUNTER(symbol, name, help)
+#define ROUTE_HISTOGRAM(symbol, name, help)
+#define GAUGE(symbol, name, help)
+#define LAYER(symbol, n, l, h) {.name = n, .help = h, .level = l},
+#define COMPUTED(symbol, name, type, help)
+#include "lib/metrics.def"
+#undef COUNTER
+#undef ROUTE_HISTOGRAM
+#undef GAUGE
+#undef LAYER
+#undef COMPUTED
+};
+
+void metrics_layer(enum layer layer)
+{
+    if (mine != NULL) {
+        atomic_store_explicit(&mine->layers[layer], clock_mono_ms(), memory_order_relaxed);
+    }
+}
+
+bool metrics_layer_is_active(enum layer layer)
+{
+    int64_t since = clock_mono_ms() - config()->degradation_hold_ms;
+    int slot;
+
+    for (slot = 0; mine != NULL && slot < INSTANCE_SLOTS; slot++) {
+        const struct area *area = instance_area_of(slot, NULL);
+        int64_t at =
+            area == NULL ? 0 : atomic_load_explicit(&area->layers[layer], memory_order_relaxed);
+
+        if (at > 0 && at >= since) {
+            return true;
+        }
+    }
+    return false;
+}
+
+const char *metrics_layer_name(enum layer layer, int *level_out)
+{
+    *level_out = layers[layer].level;
+    return layers[layer].name;
+}
+
+static void write_layers(struct strbuf *out)
+{
+    enum layer layer;
+
+    write_head(out, "maxbooster_layer_active", "gauge",
+               "Has the layer of degradation acted within DEGRADATION_HOLD_MS?");
+    for (layer = 0; layer < LAYER__COUNT; layer++) {
+        strbuf_printf(out, "maxbooster_layer_active{layer=\"%s\"} %d\n", layers[layer].name,
+                      metrics_layer_is_active(layer));
     }
 }
 
@@ -110,11 +181,6 @@ static uint64_t sum_histogram(int route, int class, uint64_t buckets[BUCKETS + 1
         *sum_us_out += atomic_load_explicit(&h->sum_us, memory_order_relaxed);
     }
     return total;
-}
-
-static void write_head(struct strbuf *out, const char *name, const char *type, const char *help)
-{
-    strbuf_printf(out, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
 }
 
 static void write_histogram(struct strbuf *out, const char *name, int route, int class)
@@ -222,12 +288,15 @@ void metrics_write(struct strbuf *out)
 #define COUNTER(symbol, name, help) write_counter(out, METRIC_##symbol, name, help);
 #define ROUTE_HISTOGRAM(symbol, name, help) write_route_histogram(out, name, help);
 #define GAUGE(symbol, name, help) write_gauge(out, METRIC_GAUGE_##symbol, name, help);
+#define LAYER(symbol, name, level, help)
 #define COMPUTED(symbol, name, type, help) write_computed(out, COMPUTED_##symbol, name, type, help);
 #include "lib/metrics.def"
 #undef COUNTER
 #undef ROUTE_HISTOGRAM
 #undef GAUGE
+#undef LAYER
 #undef COMPUTED
+    write_layers(out);
 }
 
 void metrics_print_docs(FILE *out)
@@ -241,10 +310,14 @@ void metrics_print_docs(FILE *out)
 #define ROUTE_HISTOGRAM(symbol, name, help) \
     fprintf(out, "| `%s` | histogram by `http_route`, `status_class` | %s |\n", name, help);
 #define GAUGE(symbol, name, help) fprintf(out, "| `%s` | gauge by `process` | %s |\n", name, help);
+#define LAYER(symbol, name, level, help)                                                       \
+    fprintf(out, "| `maxbooster_layer_active{layer=\"%s\"}` | gauge, level %d | %s |\n", name, \
+            level, help);
 #define COMPUTED(symbol, name, type, help) fprintf(out, "| `%s` | %s | %s |\n", name, type, help);
 #include "lib/metrics.def"
 #undef COUNTER
 #undef ROUTE_HISTOGRAM
 #undef GAUGE
+#undef LAYER
 #undef COMPUTED
 }

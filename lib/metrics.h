@@ -5,6 +5,7 @@
 #ifndef LIB_METRICS_H
 #define LIB_METRICS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 
@@ -14,11 +15,13 @@ enum metric {
 #define COUNTER(symbol, name, help) METRIC_##symbol,
 #define ROUTE_HISTOGRAM(symbol, name, help)
 #define GAUGE(symbol, name, help)
+#define LAYER(symbol, name, level, help)
 #define COMPUTED(symbol, name, type, help)
 #include "lib/metrics.def"
 #undef COUNTER
 #undef ROUTE_HISTOGRAM
 #undef GAUGE
+#undef LAYER
 #undef COMPUTED
     METRIC__COUNT
 };
@@ -27,13 +30,31 @@ enum metric_gauge {
 #define COUNTER(symbol, name, help)
 #define ROUTE_HISTOGRAM(symbol, name, help)
 #define GAUGE(symbol, name, help) METRIC_GAUGE_##symbol,
+#define LAYER(symbol, name, level, help)
 #define COMPUTED(symbol, name, type, help)
 #include "lib/metrics.def"
 #undef COUNTER
 #undef ROUTE_HISTOGRAM
 #undef GAUGE
+#undef LAYER
 #undef COMPUTED
     METRIC_GAUGE__COUNT
+};
+
+/* Layers of degradation. */
+enum layer {
+#define COUNTER(symbol, name, help)
+#define ROUTE_HISTOGRAM(symbol, name, help)
+#define GAUGE(symbol, name, help)
+#define LAYER(symbol, name, level, help) LAYER_##symbol,
+#define COMPUTED(symbol, name, type, help)
+#include "lib/metrics.def"
+#undef COUNTER
+#undef ROUTE_HISTOGRAM
+#undef GAUGE
+#undef LAYER
+#undef COMPUTED
+    LAYER__COUNT
 };
 
 enum { METRICS_ROUTES_MAX = 250 };
@@ -56,6 +77,15 @@ void metrics_add(enum metric metric, int64_t n);
 
 /* Set a gauge of this process; it is 0 at first. Before metrics_open() it does nothing. */
 void metrics_gauge(enum metric_gauge gauge, int64_t value);
+
+/* A layer has acted. Cheap enough for every refusal. */
+void metrics_layer(enum layer layer);
+
+/* Has it acted in a living process of the instance within DEGRADATION_HOLD_MS? */
+bool metrics_layer_is_active(enum layer layer);
+
+/* Its name for status, and how grave it is (metrics.def). */
+const char *metrics_layer_name(enum layer layer, int *level_out);
 
 /* Count one request by route (-1: none), status and duration. */
 void metrics_request(int route, int status, int64_t duration_us);

@@ -5,6 +5,7 @@
 #include "lib/clock.h"
 #include "lib/config.h"
 #include "lib/crypto.h"
+#include "lib/metrics.h"
 #include "lib/redis.h"
 #include "lib/str.h"
 
@@ -14,6 +15,7 @@ enum {
     TOUCH_MS = 60000, /* a use is noted when the last note is older: saves writes */
     END_CHUNK = 50,   /* sessions ended by one script */
     COUNT_CACHE_MS = 1000,
+    ADMIT_MS = 30000, /* over the longest time from a session's place in the count to its key */
     CAPACITY_RETRY_S = 30,       /* sessions end by the minute, not by the second */
     SESSIONS_PER_USER_MAX = 1000 /* the oldest goes when a user opens more */
 };
@@ -32,20 +34,21 @@ static struct redis_script create_script = {
 /* clang-format off: the script's lines keep their places */
 static struct redis_script check_script = {
     .name = "session_check",
-    .source = RATE_LUA "local s = redis.call('HMGET', KEYS[1], 'h', 'r', 'l')\n"
-                       "if s[1] ~= ARGV[1] then return 0 end\n"
-                       "local touched = 0\n"
-                       "if ARGV[2] - s[3] > tonumber(ARGV[3]) then\n"
-                       "  touched = 1\n"
-                       "  redis.call('HSET', KEYS[1], 'l', ARGV[2])\n"
-                       "  redis.call('PEXPIRE', KEYS[1], ARGV[4])\n"
-                       "  redis.call('ZADD', KEYS[3], 'XX', ARGV[2] + ARGV[4], ARGV[5])\n"
-                       "  redis.call('PEXPIRE', KEYS[3], ARGV[4])\n"
-                       "end\n"
-                       "local v = gcra(KEYS[2], tonumber(ARGV[6]), tonumber(ARGV[7]))\n"
-                       "v[5] = s[2]\n"
-                       "v[6] = touched\n"
-                       "return v\n",
+    .source = RATE_LUA
+    "local s = redis.call('HMGET', KEYS[1], 'h', 'r', 'l')\n"
+    "if s[1] ~= ARGV[1] then return 0 end\n"
+    "local touched = 0\n"
+    "if ARGV[2] - s[3] > tonumber(ARGV[3]) then\n"
+    "  touched = 1\n"
+    "  redis.call('HSET', KEYS[1], 'l', ARGV[2])\n"
+    "  redis.call('PEXPIRE', KEYS[1], ARGV[4])\n"
+    "  redis.call('ZADD', KEYS[3], 'XX', ARGV[2] + ARGV[4], ARGV[5])\n"
+    "  redis.call('PEXPIRE', KEYS[3], ARGV[4])\n"
+    "end\n"
+    "local v = gcra(KEYS[2], tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8] or 1))\n"
+    "v[5] = s[2]\n"
+    "v[6] = touched\n"
+    "return v\n",
 };
 /* clang-format on */
 
@@ -61,13 +64,15 @@ static struct redis_script end_script = {
 };
 
 /* KEYS[1] is a partition of the fleet's sessions by expiry. ARGV: now, MAX_SESSIONS less what the
- * other partitions hold, expiry, session id. */
+ * other partitions hold, expiry, session id, 1: let in all the same. Reply: 0 full, 1 let in, 2 let
+ * in though full. */
 static struct redis_script admit_script = {
     .name = "session_admit",
     .source = "redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ARGV[1])\n"
-              "if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[2]) then return 0 end\n"
+              "local is_full = redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[2])\n"
+              "if is_full and ARGV[5] == '0' then return 0 end\n"
               "redis.call('ZADD', KEYS[1], ARGV[3], ARGV[4])\n"
-              "return 1\n",
+              "return is_full and 2 or 1\n",
 };
 
 static const char *session_key(struct arena *a, struct id user, struct id session)
@@ -147,8 +152,10 @@ static enum err admit(struct scope *sc, struct id session, int64_t now_ms, int64
     redis_arg_i64(sc, &args, config()->max_sessions - others);
     redis_arg_i64(sc, &args, expires_at_ms);
     redis_arg(&args, id_text(sc->arena, session));
+    redis_arg(&args, config_is_shadowed("session_capacity") ? "1" : "0");
     TRY(redis_eval(sc, &admit_script, &keys, &args, &reply));
-    if (reply.integer == 1) {
+    metrics_add(METRIC_GUARD_SHADOWED, reply.integer == 2);
+    if (reply.integer >= 1) {
         return OK;
     }
     sc->retry_after_s = CAPACITY_RETRY_S;
@@ -226,7 +233,8 @@ enum err session_create(struct scope *sc, struct id user, const char *role, cons
     memcpy(bytes, user.bytes, sizeof(user.bytes));
     crypto_random(bytes + sizeof(user.bytes), SECRET_BYTES);
     make_claim(user, bytes + sizeof(user.bytes), &claim);
-    TRY(admit(sc, claim.session, now_ms, now_ms + ttl_ms));
+    /* For a while only: if we die before the session is there, its place comes free by itself. */
+    TRY(admit(sc, claim.session, now_ms, now_ms + (ttl_ms < ADMIT_MS ? ttl_ms : ADMIT_MS)));
     redis_arg(&keys, session_key(sc->arena, user, claim.session));
     redis_arg(&keys, index_key(sc->arena, user));
     redis_arg(&args, claim.hash_hex);
@@ -245,6 +253,7 @@ enum err session_create(struct scope *sc, struct id user, const char *role, cons
             (void)!session_end(sc, user, old); /* the next log-in tries again */
         }
     }
+    recount(sc, claim.session, now_ms + ttl_ms);
     base64url_encode(bytes, sizeof(bytes), token_out);
     *session_out = claim.session;
     *expires_at_out = now_ms + ttl_ms;
@@ -269,6 +278,7 @@ enum err session_check(struct scope *sc, const struct session_claim *claim,
     redis_arg(&args, id_text(sc->arena, claim->session));
     redis_arg_i64(sc, &args, policy->quota);
     redis_arg_i64(sc, &args, policy->window_ms);
+    redis_arg_i64(sc, &args, rate_cost(policy));
     TRY(redis_eval(sc, &check_script, &keys, &args, &reply));
     if (reply.kind != REDIS_LIST) {
         return ERR_UNAUTHENTICATED;

@@ -238,6 +238,30 @@ static void test_words_are_judged(void **state)
     assert_true(load(state));
 }
 
+static void test_guards_that_look_on_are_known_ones(void **state)
+{
+    assert_true(load(state));
+    assert_false(config_is_shadowed("load"));
+    setenv("GUARDS_SHADOW", "rate,load", 1);
+    assert_true(load(state));
+    assert_true(config_is_shadowed("load"));
+    assert_true(config_is_shadowed("rate"));
+    assert_false(config_is_shadowed("csrf"));
+    assert_false(config_is_shadowed("loa"));
+    setenv("GUARDS_SHADOW", "rate,session", 1);
+    assert_false(load(state));
+    assert_told(state, "GUARDS_SHADOW is \"rate,session\": allowed is");
+}
+
+static void test_memory_thresholds_rise(void **state)
+{
+    setenv("MEMORY_SHED_BULK_THRESHOLD", "100", 1);
+    assert_false(load(state));
+    assert_told(state, "MEMORY_WARNING_THRESHOLD is \"256\": allowed is at most");
+    setenv("MEMORY_WARNING_THRESHOLD", "100", 1);
+    assert_true(load(state));
+}
+
 static void test_a_request_has_room_for_its_body(void **state)
 {
     setenv("BODY_MAX_BYTES", "1048576", 1);
@@ -431,6 +455,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_texts_are_bounded_and_utf_8, setup, teardown),
         cmocka_unit_test_setup_teardown(test_families_are_numbered, setup, teardown),
         cmocka_unit_test_setup_teardown(test_words_are_judged, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_guards_that_look_on_are_known_ones, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_memory_thresholds_rise, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_request_has_room_for_its_body, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_reload_changes_what_may_change, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_reload_is_all_or_nothing, setup, teardown),

@@ -153,11 +153,13 @@ static void test_the_docs_list_every_metric(void **state)
 #define COUNTER(symbol, name, help) name,
 #define ROUTE_HISTOGRAM(symbol, name, help) name,
 #define GAUGE(symbol, name, help) name,
+#define LAYER(symbol, name, level, help) "maxbooster_layer_active{layer=\"" name "\"}",
 #define COMPUTED(symbol, name, type, help) name,
 #include "lib/metrics.def"
 #undef COUNTER
 #undef ROUTE_HISTOGRAM
 #undef GAUGE
+#undef LAYER
 #undef COMPUTED
     };
     char *docs = NULL;

@@ -6,6 +6,7 @@
 
 #include <cmocka.h>
 
+#include "lib/clock.h"
 #include "lib/ratelimit.h"
 #include "lib/redis.h"
 
@@ -104,9 +105,10 @@ static void test_a_charge_sends_quota_and_window_and_reads_the_verdict(void **st
     assert_int_equal(rate_charge(*state, "u", &policy, &verdict), OK);
     assert_int_equal(fake.keys.n, 1);
     assert_string_equal(fake.keys.text[0], "rate:{u}:default");
-    assert_int_equal(fake.args.n, 2);
+    assert_int_equal(fake.args.n, 3);
     assert_string_equal(fake.args.text[0], "100");
     assert_string_equal(fake.args.text[1], "60000");
+    assert_string_equal(fake.args.text[2], "1");
     assert_true(verdict.is_allowed);
     assert_int_equal(verdict.remaining, 42);
     assert_int_equal(verdict.reset_ms, 35000);
@@ -163,6 +165,53 @@ static void test_forgetting_deletes_just_that_key(void **state)
     assert_string_equal(fake.key, "rate:{u}:default");
 }
 
+static void test_a_cost_is_within_one_and_the_quota(void **state)
+{
+    struct redis_reply items[4] = {
+        {.kind = REDIS_INT}, {.kind = REDIS_INT}, {.kind = REDIS_INT}, {.kind = REDIS_INT}};
+    struct rate_policy dear = policy;
+    struct rate_verdict verdict;
+
+    fake.reply = list_of(items, 4);
+    dear.cost = 7;
+    assert_int_equal(rate_charge(*state, "u", &dear, &verdict), OK);
+    assert_string_equal(fake.args.text[2], "7");
+    dear.cost = 1000; /* would never pass */
+    assert_int_equal(rate_cost(&dear), 100);
+    dear.cost = -1;
+    assert_int_equal(rate_cost(&dear), 1);
+}
+
+static int charge_locally(const char *subject, const struct rate_policy *p, int64_t share, int n)
+{
+    struct rate_verdict verdict;
+    int n_allowed = 0;
+
+    while (n-- > 0) {
+        rate_charge_locally(subject, p, share, &verdict);
+        n_allowed += verdict.is_allowed;
+        assert_true(verdict.is_allowed || verdict.retry_ms > 0);
+    }
+    return n_allowed;
+}
+
+static void test_without_redis_a_process_admits_its_share(void **state)
+{
+    struct rate_policy dear = policy;
+
+    (void)state;
+    clock_test_set(0, 1000000);
+    assert_int_equal(charge_locally("a", &policy, 1, 300), 100);
+    assert_int_equal(charge_locally("b", &policy, 4, 300), 25);
+    clock_test_set(0, 1000000 + 600000); /* one of 100 in 60 s */
+    assert_int_equal(charge_locally("a", &policy, 1, 3), 1);
+    dear.cost = 10;
+    assert_int_equal(charge_locally("c", &dear, 1, 300), 10);
+    dear.quota = 1;
+    assert_int_equal(charge_locally("d", &dear, 8, 300), 1);
+    clock_test_set(-1, -1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -174,6 +223,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_an_odd_answer_is_our_fault_and_no_verdict, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(test_a_lost_redis_is_told_as_such, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_cost_is_within_one_and_the_quota, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_without_redis_a_process_admits_its_share, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(test_forgetting_deletes_just_that_key, setup, teardown),
     };
 

@@ -49,13 +49,28 @@ def generate(path, out):
                 "int route_count(void)\n{\n    return (int)ARRAY_LEN(keys);\n}\n")
 
 
+def without_redis(rest):
+    """What becomes of a route while Redis does not answer; as fcgi/guard_session.c does it."""
+    auth, rate = member(rest, "auth"), member(rest, "rate")
+    if rate == "RATE_FREE":
+        return "served"
+    if auth in ("AUTH_SESSION", "AUTH_ADMIN") or rate == "RATE_CRITICAL":
+        return "503"
+    return "served as to a stranger, limited by the process's own buckets" if auth == "AUTH_OPTIONAL" \
+        else "served, limited by the process's own buckets"
+
+
 def docs(path):
     print("# Routes\n\nGenerated from `fcgi/routes.gperf`; `*` stands for an id. "
           "`/api/openapi.json` says what each takes and answers.\n")
-    print("| route | handler | session | rate | Idempotency-Key |\n|---|---|---|---|---|")
+    print("| route | handler | session | rate | class | Idempotency-Key | while Redis does not answer |\n"
+          "|---|---|---|---|---|---|---|")
     for _, key, rest in rows(path):
         print(f"| `{key}` | `{member(rest, 'h')}` | {member(rest, 'auth')[5:].lower()} | "
-              f"{member(rest, 'rate')[5:].lower()} | {'yes' if member(rest, 'idem') else ''} |")
+              f"{member(rest, 'rate')[5:].lower()} | "
+              f"{(member(rest, 'class') or 'CLASS_NORMAL')[6:].lower().replace('_', ' ')} | "
+              f"{'yes' if member(rest, 'idem') else ''} | {without_redis(rest)} |")
+    print("\n[Guards](internals/guards.md) says what each class and each layer means: what is refused, when, and what is told.")
 
 
 if sys.argv[2] == "--docs":

@@ -1,10 +1,10 @@
-local function gcra(key, quota, window)
+local function gcra(key, quota, window, cost)
   local t = redis.call('TIME')
   local now = (t[1] - 1700000000) * 1000 + t[2] / 1000
   local step = window / quota
   local tat = tonumber(redis.call('GET', key) or 0)
   if tat < now then tat = now end
-  local new = tat + step
+  local new = tat + step * cost
   if new - now > window + step / 2 then
     return {0, 0, math.ceil(tat - now), math.ceil(new - now - window)}
   end
@@ -22,7 +22,7 @@ if ARGV[2] - s[3] > tonumber(ARGV[3]) then
   redis.call('ZADD', KEYS[3], 'XX', ARGV[2] + ARGV[4], ARGV[5])
   redis.call('PEXPIRE', KEYS[3], ARGV[4])
 end
-local v = gcra(KEYS[2], tonumber(ARGV[6]), tonumber(ARGV[7]))
+local v = gcra(KEYS[2], tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8] or 1))
 v[5] = s[2]
 v[6] = touched
 return v

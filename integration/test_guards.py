@@ -1,0 +1,228 @@
+"""Each layer of degradation, driven into action; what status, metrics and log tell of it."""
+import collections
+import concurrent.futures
+import contextlib
+import os
+import subprocess
+import tempfile
+import time
+
+import pytest
+
+from harness import audio, fastcgi, tracks
+from harness.client import Client
+from harness.waits import wait_until
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("private")]
+
+
+@pytest.fixture
+def tell(private):
+    """Change the configuration of the running fleet; what was changed is taken back."""
+    names = set()
+
+    def change(**values):
+        names.update(values)
+        done = private.ctl("config", "set", *(f"{k}={v}" for k, v in values.items()))
+        assert done.returncode == 0, done.stdout + done.stderr
+    yield change
+    if names:
+        done = private.ctl("config", "set", *(f"{name}=" for name in names))
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def degradation(stack):
+    """(level, layers) of status."""
+    told = stack.client().get("/api/system/status", expect=(200, 503)).json["degradation"]
+    return told["level"], set(told["layers"])
+
+
+def acts(stack, layer, level):
+    """Wait until status and metrics tell that the layer acts."""
+    wait_until(lambda: (d := degradation(stack))[0] >= level and layer in d[1], 3, f"{layer} to act",
+               every=0.05)
+    assert stack.metrics()[f'maxbooster_layer_active{{layer="{layer}"}}'] == 1
+
+
+def rests(stack, layer):
+    """Wait until they tell that it does not."""
+    wait_until(lambda: layer not in degradation(stack)[1], 8, f"{layer} to rest")
+    assert stack.metrics()[f'maxbooster_layer_active{{layer="{layer}"}}'] == 0
+
+
+def params(method, path, token=None, age_s=0.0, **more):
+    """What the proxy would send."""
+    found = {"REQUEST_METHOD": method, "REQUEST_URI": path, "REMOTE_ADDR": "198.18.7.7",
+             "REQUEST_START": f"{time.time() - age_s:.3f}", **more}
+    if token:
+        found["HTTP_AUTHORIZATION"] = f"Bearer {token}"
+    return found
+
+
+def directly(socket, *args, **options):
+    """The status that an API process gives without the proxy."""
+    answer = fastcgi.ask(socket, fastcgi.request(params(*args, **options)))
+    return int(answer.split(" ", 2)[1]), answer
+
+
+@contextlib.contextmanager
+def instances(stack, count):
+    """More instances beside the stack's own, of one process each; their sockets."""
+    with tempfile.TemporaryDirectory(prefix="mb-guards-") as folder, contextlib.ExitStack() as stop:
+        sockets = []
+        for n in range(count):
+            sockets.append(f"{folder}/{n}.sock")
+            env = {"CONFIG_FILE": str(stack.folder / "stack.env"), "PATH": os.environ["PATH"],
+                   "INSTANCE_ID": f"x{n}", "INSTANCE_SHM": ""}
+            process = subprocess.Popen(
+                ["/usr/bin/spawn-fcgi", "-n", "-s", sockets[-1], "-b", "1024", "--",
+                 str(stack.folder / "bin/maxbooster-api")], env=env, stdout=subprocess.DEVNULL,
+                stdin=subprocess.DEVNULL)
+            stop.callback(process.wait)
+            stop.callback(process.terminate)
+        for socket in sockets:
+            wait_until(lambda s=socket: os.path.exists(s) and fastcgi.ask(
+                s, fastcgi.request(params("GET", "/api/system/health"))), 10, f"{socket} to answer")
+        yield sockets
+
+
+def test_the_rate_limiter_acts_and_everybody_else_is_served(private, tell):
+    user, other = private.user(), private.user()
+    tell(RATE_LIMIT_MAX=10)
+    rests(private, "rate_limiter")
+    before = private.metrics()["maxbooster_rate_limited_total"]
+    statuses = [user.client.get("/api/auth/me").status for _ in range(20)]
+    assert statuses.count(429) >= 8
+    acts(private, "rate_limiter", 1)
+    other.client.get("/api/auth/me", expect=200)
+    assert private.metrics()["maxbooster_rate_limited_total"] >= before + 8
+    rests(private, "rate_limiter")
+
+
+def test_the_limiter_admits_exactly_the_quota_over_processes_and_instances(private, tell):
+    """2,000 tries at once for 100 permits, without the proxy, over the stack's instance and three
+    more; the window is a day, so nothing is refilled meanwhile."""
+    tell(RATE_LIMIT_MAX=100, RATE_LIMIT_WINDOW_MS=86400000)
+    with instances(private, 3) as sockets, concurrent.futures.ThreadPoolExecutor(64) as pool:
+        sockets.append(private.fastcgi_socket())
+        for _ in range(3):
+            token = private.user().client.token
+            statuses = collections.Counter(pool.map(
+                lambda n, t=token: directly(sockets[n % 4], "GET", "/api/auth/sessions", t)[0],
+                range(2000)))
+            assert statuses == {200: 100, 429: 1900}, statuses
+
+
+def test_a_dear_route_costs_what_the_operator_says(private, tell):
+    user = private.user()
+    tell(RATE_LIMIT_MAX=100, RATE_LIMIT_WINDOW_MS=3600000,
+         RATE_LIMIT_COSTS="GET /api/auth/sessions=30,GET /api/users/*=7")
+    statuses = [user.client.get("/api/auth/sessions").status for _ in range(4)]
+    assert statuses == [200, 200, 200, 429]
+    assert user.client.get("/api/auth/me", expect=200).headers["RateLimit"].startswith(
+        '"default";r=9;')
+
+
+def test_a_limiter_in_shadow_refuses_nobody_and_tells_whom_it_would(private, tell):
+    user = private.user()
+    tell(RATE_LIMIT_MAX=10, GUARDS_SHADOW="rate,load,csrf")
+    before = private.metrics()["maxbooster_guard_shadowed_total"]
+    statuses = [user.client.get("/api/auth/me").status for _ in range(20)]
+    assert statuses == [200] * 20
+    reply = user.client.get("/api/auth/me", headers={"X-Request-Id": "shadow-0001"}, expect=200)
+    assert reply.headers["RateLimit"].startswith('"default";r=0;')
+    assert private.log_lines("shadow-0001")[0]["shadow"] == "rate"
+    assert private.metrics()["maxbooster_guard_shadowed_total"] >= before + 9
+    status, _ = directly(private.fastcgi_socket(), "GET", "/api/auth/me", user.client.token,
+                         age_s=30)
+    assert status == 200
+
+
+def test_a_full_fleet_takes_no_newcomer_and_leaves_everybody_else_alone(private, tell):
+    inside, newcomer = private.user(), private.user(login=False)
+    tell(MAX_SESSIONS=1)
+    assert newcomer.login().code == "session_capacity"
+    acts(private, "session_guard", 2)
+    inside.client.get("/api/auth/me", expect=200)
+    tell(GUARDS_SHADOW="session_capacity")
+    before = private.metrics()["maxbooster_guard_shadowed_total"]
+    assert newcomer.login().status == 200
+    assert private.metrics()["maxbooster_guard_shadowed_total"] == before + 1
+    rests(private, "session_guard")
+
+
+def test_requests_that_waited_too_long_are_refused_by_class(private):
+    user = private.user()
+    socket = private.fastcgi_socket()
+    file = audio.upload(user.client, "a.mp3", tracks.short_mp3())
+    rests(private, "connection_guard")
+
+    def ask(method, path, age_s):
+        return directly(socket, method, path, user.client.token, age_s=age_s)[0]
+    shed = [f"maxbooster_shed_{c}_total" for c in ("bulk", "best_effort", "normal")]
+    before = private.metrics()
+    # QUEUE_DELAY_INTERVAL_MS is 100: once, twice, 4 and 50 times that by class
+    assert ask("POST", "/api/audio/waveform", 0.15) == 503
+    assert ask("GET", "/api/jobs", 0.25) == 503
+    status, answer = directly(socket, "GET", "/api/auth/me", user.client.token, age_s=0.5)
+    assert status == 503 and "overloaded" in answer and "Retry-After: 1" in answer
+    after = private.metrics()
+    assert [after[name] - before[name] for name in shed] == [1, 1, 1]
+    acts(private, "connection_guard", 3)
+    assert ask("POST", "/api/auth/logout", 2) == 204
+    assert ask("GET", "/api/system/health", 50) == 200
+    rests(private, "connection_guard")
+    assert file["status"] == "verified"
+
+
+def test_short_memory_is_refused_to_bulk_first(private, tell):
+    user = private.user()
+    rests(private, "memory")
+    bulk = {"fileId": "9b2f61d4-0199-8a4b-9c3d-7f6a5b4c3d2e"}
+
+    def ask():
+        return (user.client.get("/api/auth/me").status, user.client.get("/api/jobs").status,
+                user.client.post("/api/audio/waveform", bulk).status)
+    assert ask() == (200, 200, 404)
+    assert private.metrics()['maxbooster_process_memory_bytes{process="0"}'] > 1 << 20
+    tell(MEMORY_WARNING_THRESHOLD=1, MEMORY_SHED_BULK_THRESHOLD=1)
+    wait_until(lambda: [ask() for _ in range(4)] == [(200, 200, 503)] * 4, 10, "bulk to be refused")
+    acts(private, "memory", 3)
+    tell(MEMORY_SHED_BEST_EFFORT_THRESHOLD=1)
+    wait_until(lambda: [ask() for _ in range(4)] == [(200, 503, 503)] * 4, 10,
+               "best effort to be refused too")
+
+
+def test_a_process_that_holds_too_much_memory_is_replaced_one_at_a_time(private, tell):
+    before = {p.pid for p in private.api_workers()}
+    client, statuses, most_gone = private.client(), [], 0
+    tell(MEMORY_WARNING_THRESHOLD=1, MEMORY_SHED_BULK_THRESHOLD=1,
+         MEMORY_SHED_BEST_EFFORT_THRESHOLD=1, MEMORY_RECYCLE_THRESHOLD=1)
+    deadline = time.monotonic() + 30
+    while before & {p.pid for p in private.api_workers()} and time.monotonic() < deadline:
+        statuses.append(client.get("/api/system/health").status)
+        statuses.append(client.get("/api/auth/me").status)
+        most_gone = max(most_gone, len(before) - len(private.api_workers()))
+    assert not before & {p.pid for p in private.api_workers()}
+    assert set(statuses) == {200, 401}
+    assert most_gone <= 1
+    assert private.metrics()["maxbooster_processes_recycled_total"] >= len(before)
+
+
+def test_without_redis_strangers_are_limited_by_each_process_itself(private, tell):
+    """A public profile needs PostgreSQL only; its limit becomes the processes' own."""
+    user = private.user()
+    path = f"/api/users/{user.id}"
+    tell(RATE_LIMIT_MAX=40, RATE_LIMIT_WINDOW_MS=3600000)
+    with private.stopped("redis"):
+        wait_until(lambda: private.client().get(path).status == 200, 5, "the profile")
+        one = Client(private.url)
+        statuses = collections.Counter(one.get(path).status for _ in range(60))
+        assert set(statuses) == {200, 429}
+        assert 20 <= statuses[200] <= 40, statuses  # half of the quota for each of two processes
+        signed_in = Client(private.url, token=user.client.token)
+        assert signed_in.get(path, expect=200).json["id"] == user.id
+        assert user.client.get("/api/auth/me").status == 503
+        acts(private, "dependency", 4)
+        assert private.metrics()["maxbooster_rate_local_total"] >= 60
+    private.wait_ready()
