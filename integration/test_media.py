@@ -353,19 +353,56 @@ def test_headers_that_are_corrected_in_the_end_are_right(media, tmp_path):
     assert size == len(mp3) - (at - 36)  # counted from the header of the frame that holds it
 
 
-@pytest.mark.parametrize("target", ["mp3", "flac", "m4a"])
-def test_tags_and_cover_are_kept(media, target, tmp_path):
+def tagged(folder, *more):
+    """Five seconds of MP3 with tags and a picture, and the picture."""
     cover = tracks.picture()
-    (tmp_path / "c.png").write_bytes(cover)
-    (tmp_path / "s.wav").write_bytes(tracks.wav(5))
-    subprocess.run(["ffmpeg", "-v", "error", "-i", tmp_path / "s.wav", "-i", tmp_path / "c.png", "-map", "0", "-map",
-                    "1", "-c:v", "copy", "-disposition:v", "attached_pic", "-metadata", "title=Żółw ♫",
-                    "-metadata", "artist=Someone", tmp_path / "s.mp3"], check=True)
-    _, data = media.convert({"format": target}, (tmp_path / "s.mp3").read_bytes())
-    stream, container = audio.ffprobe(data)
-    tags = {k.lower(): v for k, v in container["tags"].items()}
-    assert (tags["title"], tags["artist"]) == ("Żółw ♫", "Someone")
-    assert cover in data
+    (folder / "c.png").write_bytes(cover)
+    (folder / "s.wav").write_bytes(tracks.wav(5))
+    subprocess.run(["ffmpeg", "-v", "error", "-y", "-i", folder / "s.wav", "-i", folder / "c.png", "-map", "0",
+                    "-map", "1", "-c:v", "copy", "-disposition:v", "attached_pic", "-metadata", "title=Żółw ♫",
+                    "-metadata", "artist=Someone", "-metadata", "track=3/9", *more, folder / "s.mp3"], check=True)
+    return (folder / "s.mp3").read_bytes(), cover
+
+
+def tags_of(path):
+    """Tags as ffprobe reads them; Ogg has them at the stream."""
+    stream, container = ffprobe_file(path)
+    return {k.lower(): v for part in (stream, container) for k, v in part.get("tags", {}).items()}
+
+
+@pytest.mark.parametrize("through", FORMATS)
+@pytest.mark.parametrize("target", FORMATS)
+def test_tags_and_cover_are_kept_from_any_format_to_any_other(media, through, target, tmp_path):
+    source, cover = tagged(tmp_path)
+    _, data = media.convert({"format": target}, media.convert({"format": through}, source)[1])
+    tags = tags_of(media.folder / "out.0")
+    assert (tags["title"], tags["artist"], tags["track"]) == ("Żółw ♫", "Someone", "3/9")
+    if target in ("ogg", "opus"):
+        picture = subprocess.run(["ffmpeg", "-v", "error", "-i", media.folder / "out.0", "-map", "0:v", "-c", "copy",
+                                  "-f", "image2pipe", "-"], capture_output=True, check=True).stdout
+        assert picture == cover
+    else:
+        assert data.count(cover) == 1
+    assert media.probe(data)["channels"] == 2
+
+
+def test_the_chunk_with_the_tags_is_part_of_a_wav(media, tmp_path):
+    _, data = media.convert({"format": "wav"}, tagged(tmp_path)[0])
+    assert struct.unpack_from("<I", data, 4)[0] == len(data) - 8
+    at, names = 12, []
+    while at < len(data):
+        name, size = struct.unpack_from("<4sI", data, at)
+        names.append(name)
+        at += 8 + size + (size & 1)
+    assert at == len(data) and names[-2:] == [b"data", b"id3 "]
+
+
+@pytest.mark.parametrize("params,kept", [({}, True), ({"targetLufs": -30}, False)])
+def test_what_tags_say_of_loudness_goes_where_it_is_changed(media, tmp_path, params, kept):
+    source, _ = tagged(tmp_path, "-metadata", "REPLAYGAIN_TRACK_GAIN=-3.20 dB")
+    media.convert({"format": "flac", **params}, source)
+    tags = tags_of(media.folder / "out.0")
+    assert ("replaygain_track_gain" in tags) is kept and "title" in tags
 
 
 def test_convert_takes_rate_channels_bitrate_quality_and_loudness(media, tmp_path):

@@ -3,25 +3,25 @@
  * first MEDIA_REWRITABLE bytes, which the picture's bound sees to. */
 #include "workers/media/output.h"
 
-#include <libavutil/avstring.h>
 #include <libavutil/channel_layout.h>
 #include <libavutil/intreadwrite.h>
 #include <libavutil/opt.h>
 #include <libavutil/samplefmt.h>
 
-#include "workers/media/cover.h"
+#include "workers/media/tags.h"
 
 enum {
     IO_BUFFER = 256 << 10,
     COVER_BYTES_MAX =
         3 << 20, /* below MEDIA_REWRITABLE: an MP3's counts stand behind its picture */
-    TAG_VALUE_MAX = 16 << 10,
-    TAG_BYTES_MAX = 128 << 10,
+    ID3_BEFORE_MAX = 768 << 10, /* a larger picture would hide ADTS from those who probe it */
     RATE_MAX_LIBVORBIS = 192000,
     VORBIS_QUALITY_USUAL = 6, /* about 192 kbit/s at 44.1 kHz stereo */
     BIT_RATE_USUAL = 96000,   /* a channel */
     BIT_RATE_TRIES = 20,
-    INDEX_FIXED_BYTES = 8192,  /* boxes of an m4a index that do not grow, generously */
+    INDEX_FIXED_BYTES = 8192, /* boxes of an m4a index that do not grow, generously */
+    RIFF_HEADER = 8,          /* a chunk's name and size */
+    RF64_SIZE_AT = 20,
     WAV_BYTES_MAX = 0x7fff0000 /* beyond it the RF64 form, which counts in 64 bits */
 };
 
@@ -42,16 +42,20 @@ struct output {
     AVPacket *packet;
     int64_t samples, packets;
     size_t tag_bytes;
+    enum picture_place place;
+    struct tags_cover picture;
+    uint8_t *id3; /* NULL: none */
+    int id3_len;
 };
 
 static const struct output_format formats[] = {
-    {"mp3", "mp3", "libmp3lame", true, true, 48000, 0},
-    {"wav", "wav", NULL, false, false, 768000, 0},
-    {"flac", "flac", "flac", false, true, 655350, 0},
-    {"aac", "adts", "aac", true, false, 96000, 0},
-    {"m4a", "ipod", "aac", true, true, 96000, 0},
-    {"ogg", "ogg", "libvorbis", true, false, RATE_MAX_LIBVORBIS, 0},
-    {"opus", "opus", "libopus", true, false, 48000, 48000}, /* what it is decoded at */
+    {"mp3", "mp3", "libmp3lame", true, PICTURE_STREAM, 48000, 0},
+    {"wav", "wav", NULL, false, PICTURE_ID3_BEHIND, 768000, 0},
+    {"flac", "flac", "flac", false, PICTURE_STREAM, 655350, 0},
+    {"aac", "adts", "aac", true, PICTURE_ID3_BEFORE, 96000, 0},
+    {"m4a", "ipod", "aac", true, PICTURE_STREAM, 96000, 0},
+    {"ogg", "ogg", "libvorbis", true, PICTURE_COMMENT, RATE_MAX_LIBVORBIS, 0},
+    {"opus", "opus", "libopus", true, PICTURE_COMMENT, 48000, 48000}, /* what it is decoded at */
 };
 
 const struct output_format *output_format_find(const char *name)
@@ -170,101 +174,32 @@ static int64_t out_seek(void *opaque, int64_t offset, int whence)
 
 /* ---- tags and picture ---- */
 
-static bool is_utf8(const char *text)
+/* What goes before the muxer's header. */
+static enum media_fault take_tags(struct output *out, const struct output_settings *s)
 {
-    const uint8_t *at = (const uint8_t *)text, *end = at + strlen(text);
-    int32_t code;
+    enum picture_place place = out->place = s->format->picture;
+    enum media_fault f = MEDIA_OK;
 
-    while (at < end) {
-        if (av_utf8_decode(&code, &at, end, 0) < 0) {
-            return false;
-        }
-    }
-    return true;
-}
-
-static bool is_tag(const AVDictionaryEntry *tag)
-{
-    static const char *const technical[] = {"encoder",           "major_brand",   "minor_version",
-                                            "compatible_brands", "creation_time", "handler_name",
-                                            "vendor_id"};
-    size_t i;
-
-    for (i = 0; i < sizeof(technical) / sizeof(technical[0]); i++) {
-        if (strcasecmp(tag->key, technical[i]) == 0) {
-            return false;
-        }
-    }
-    return strlen(tag->key) <= 64 && strlen(tag->value) <= TAG_VALUE_MAX && is_utf8(tag->key) &&
-           is_utf8(tag->value);
-}
-
-static void copy_tags(AVDictionary **to, const AVDictionary *from, size_t *bytes)
-{
-    const AVDictionaryEntry *tag = NULL;
-
-    while ((tag = av_dict_get(from, "", tag, AV_DICT_IGNORE_SUFFIX)) != NULL) {
-        size_t len = strlen(tag->key) + strlen(tag->value);
-
-        if (is_tag(tag) && *bytes + len <= TAG_BYTES_MAX) {
-            *bytes += len;
-            (void)av_dict_set(to, tag->key, tag->value, AV_DICT_DONT_OVERWRITE);
-        }
-    }
-}
-
-static void take_tags(struct output *out, const AVFormatContext *from)
-{
-    unsigned i;
-
-    copy_tags(&out->format->metadata, from->metadata, &out->tag_bytes);
-    for (i = 0; i < from->nb_streams; i++) { /* Ogg keeps them at the stream */
-        if (from->streams[i]->codecpar->codec_type == AVMEDIA_TYPE_AUDIO) {
-            copy_tags(&out->format->metadata, from->streams[i]->metadata, &out->tag_bytes);
-        }
-    }
-}
-
-static const AVStream *find_cover(const AVFormatContext *from, int *width, int *height,
-                                  enum cover_kind *kind)
-{
-    unsigned i;
-
-    for (i = 0; i < from->nb_streams; i++) {
-        const AVStream *s = from->streams[i];
-
-        if ((s->disposition & AV_DISPOSITION_ATTACHED_PIC) != 0 && s->attached_pic.size > 0 &&
-            s->attached_pic.size <= COVER_BYTES_MAX) {
-            *kind = cover_look(s->attached_pic.data, (size_t)s->attached_pic.size, width, height);
-            if (*kind != COVER_NONE) {
-                return s;
-            }
-        }
-    }
-    return NULL;
-}
-
-static enum media_fault add_cover(struct output *out, const AVFormatContext *from)
-{
-    enum cover_kind kind;
-    int width, height;
-    const AVStream *cover = find_cover(from, &width, &height, &kind);
-
-    if (cover == NULL) {
+    if (s->tags == NULL) {
         return MEDIA_OK;
     }
-    out->cover = avformat_new_stream(out->format, NULL);
-    if (out->cover == NULL) {
-        return MEDIA_FAULT_MEMORY;
+    out->tag_bytes = tags_copy(&out->format->metadata, s->tags, !s->level_changed);
+    out->picture =
+        tags_cover(s->tags, place == PICTURE_ID3_BEFORE ? ID3_BEFORE_MAX : COVER_BYTES_MAX);
+    if (place == PICTURE_ID3_BEFORE || place == PICTURE_ID3_BEHIND) {
+        if (av_dict_count(out->format->metadata) > 0 || out->picture.picture != NULL) {
+            f = tags_id3(out->format->metadata, &out->picture, &out->id3, &out->id3_len);
+        }
+    } else if (out->picture.picture != NULL && place == PICTURE_COMMENT) {
+        f = tags_cover_comment(&out->format->metadata, &out->picture);
+    } else if (out->picture.picture != NULL) {
+        out->cover = tags_cover_stream(out->format, &out->picture);
+        f = out->cover == NULL ? MEDIA_FAULT_MEMORY : MEDIA_OK;
     }
-    out->cover->disposition = AV_DISPOSITION_ATTACHED_PIC;
-    out->cover->codecpar->codec_type = AVMEDIA_TYPE_VIDEO;
-    out->cover->codecpar->codec_id = kind == COVER_PNG ? AV_CODEC_ID_PNG : AV_CODEC_ID_MJPEG;
-    out->cover->codecpar->width = width;
-    out->cover->codecpar->height = height;
-    out->cover->time_base = (AVRational){1, 90000};
-    (void)av_dict_set(&out->cover->metadata, "comment", "Cover (front)", 0);
-    return av_packet_ref(out->packet, &cover->attached_pic) < 0 ? MEDIA_FAULT_MEMORY : MEDIA_OK;
+    if (f == MEDIA_OK && place == PICTURE_ID3_BEFORE && out->id3_len > 0) {
+        avio_write(out->io, out->id3, out->id3_len);
+    }
+    return f;
 }
 
 static enum media_fault write_cover(struct output *out)
@@ -274,9 +209,10 @@ static enum media_fault write_cover(struct output *out)
     if (out->cover == NULL) {
         return MEDIA_OK;
     }
+    rc = av_packet_ref(out->packet, out->picture.picture);
     out->packet->stream_index = out->cover->index;
     out->packet->pts = out->packet->dts = 0;
-    rc = av_write_frame(out->format, out->packet);
+    rc = rc < 0 ? rc : av_write_frame(out->format, out->packet);
     av_packet_unref(out->packet);
     return rc < 0 ? MEDIA_FAULT_INTERNAL : MEDIA_OK;
 }
@@ -406,7 +342,7 @@ static void plan_index(struct output *out, const struct output_settings *s, AVDi
     int64_t packets = (s->samples_expected + room) / 1024 + 64;
 
     out->index_fixed = INDEX_FIXED_BYTES + (int64_t)out->tag_bytes * 2 +
-                       (out->cover == NULL ? 0 : out->packet->size);
+                       (out->cover == NULL ? 0 : out->picture.picture->size);
     if (s->samples_expected >= 0 &&
         index_bytes(out, packets) + INDEX_FIXED_BYTES < MEDIA_REWRITABLE) {
         out->index_room = index_bytes(out, packets);
@@ -440,9 +376,6 @@ static enum media_fault write_header(struct output *out, const struct output_set
     double bytes = (double)s->samples_expected * s->layout.nb_channels * (s->bit_depth / 8);
     int rc;
 
-    if (s->tags != NULL) {
-        take_tags(out, s->tags);
-    }
     if (strcmp(s->format->muxer, "mp3") == 0) {
         (void)av_dict_set(&options, "id3v2_version", "3", 0);
     } else if (strcmp(s->format->muxer, "wav") == 0 &&
@@ -479,9 +412,7 @@ enum media_fault output_open(struct link *l, uint32_t index, const struct output
         return MEDIA_FAULT_MEMORY;
     }
     out->stream->time_base = out->codec->time_base;
-    if (s->tags != NULL && s->format->cover) {
-        f = add_cover(out, s->tags);
-    }
+    f = take_tags(out, s);
     f = f != MEDIA_OK ? f : write_header(out, s);
     return f != MEDIA_OK ? f : write_cover(out);
 }
@@ -556,6 +487,32 @@ enum media_fault output_frame(struct output *out, AVFrame *frame)
     return avcodec_send_frame(out->codec, frame) < 0 ? MEDIA_FAULT_INTERNAL : drain(out);
 }
 
+/* WAV: tags and picture as a chunk behind all others, and the size of the whole again, which
+ * stands at the start: in 32 bits, or as RF64 (EBU Tech 3306) in 64. */
+static void add_id3_chunk(struct output *out)
+{
+    int64_t before = out->size - RIFF_HEADER, pad = out->id3_len & 1;
+    int64_t after = before + RIFF_HEADER + out->id3_len + pad;
+
+    if (before < UINT32_MAX && after >= UINT32_MAX) {
+        return; /* the form is chosen, and has no room */
+    }
+    (void)avio_seek(out->io, 0, SEEK_END);
+    avio_write(out->io, (const unsigned char *)"id3 ", 4);
+    avio_wl32(out->io, (unsigned)out->id3_len);
+    avio_write(out->io, out->id3, out->id3_len);
+    if (pad > 0) {
+        avio_w8(out->io, 0);
+    }
+    if (before < UINT32_MAX) {
+        (void)avio_seek(out->io, 4, SEEK_SET);
+        avio_wl32(out->io, (unsigned)after);
+    } else {
+        (void)avio_seek(out->io, RF64_SIZE_AT, SEEK_SET);
+        avio_wl64(out->io, (uint64_t)after);
+    }
+}
+
 enum media_fault output_end(struct output *out)
 {
     enum media_fault f;
@@ -569,6 +526,10 @@ enum media_fault output_end(struct output *out)
         f = MEDIA_FAULT_INTERNAL;
     }
     avio_flush(out->io);
+    if (f == MEDIA_OK && out->place == PICTURE_ID3_BEHIND && out->id3_len > 0) {
+        add_id3_chunk(out);
+        avio_flush(out->io);
+    }
     if (f == MEDIA_OK && (out->failed || out->io->error < 0)) {
         f = MEDIA_FAULT_INTERNAL;
     }
@@ -591,6 +552,7 @@ void output_close(struct output **output)
     if (out == NULL) {
         return;
     }
+    av_free(out->id3);
     av_packet_free(&out->packet);
     avcodec_free_context(&out->codec);
     avformat_free_context(out->format);

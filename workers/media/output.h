@@ -16,13 +16,21 @@
 
 struct output;
 
+/* Where a format has its cover art. */
+enum picture_place {
+    PICTURE_STREAM,     /* the muxer takes it */
+    PICTURE_COMMENT,    /* a tag of Ogg */
+    PICTURE_ID3_BEFORE, /* an ID3v2 tag, with all other tags, in front */
+    PICTURE_ID3_BEHIND  /* the same in a chunk of WAV at its end */
+};
+
 /* What a file format is made of. */
 struct output_format {
     const char *name; /* of the API */
     const char *muxer;
     const char *encoder; /* NULL: PCM, chosen by bit depth */
     bool lossy;
-    bool cover; /* takes a picture */
+    enum picture_place picture;
     int rate_max;
     int rate_usual; /* where none is asked for; 0: the input's */
 };
@@ -39,6 +47,7 @@ struct output_settings {
     double quality;              /* 0 … 10, negative: none asked for */
     int64_t samples_expected;    /* -1 unknown */
     bool samples_exact;          /* false: an estimate */
+    bool level_changed;          /* tags about loudness do not hold any more */
     const AVFormatContext *tags; /* whose tags and picture to take over; may be NULL */
 };
 
