@@ -124,6 +124,16 @@ def test_what_is_no_audio_is_refused(media, data, code):
     assert (told["error"], told["field"], told["code"]) == ("media_invalid", "file", code)
 
 
+@pytest.mark.parametrize("target", FORMATS)
+def test_probe_tells_to_the_millisecond_how_long_decoding_is(media, target):
+    """Also where an encoder put samples before and behind."""
+    _, data = media.convert({"format": target}, tracks.wav(5))
+    rate = media.probe(data)["sampleRate"]
+    result, _ = media.convert({"format": "wav"}, data)
+    assert result["sampleRate"] == rate
+    assert abs(media.probe(data)["durationMs"] - result["durationMs"]) <= (1 if target != "aac" else 30)
+
+
 def header(rate=44100, channels=2, bits=16, data=b"\0" * 4000, claim=None):
     """A WAV of any claims."""
     block = channels * bits // 8
@@ -320,6 +330,70 @@ def test_m4a_has_its_index_in_front_or_where_the_length_was_misjudged_behind(med
     stream, _ = ffprobe_file(media.folder / "out.0")
     assert abs(float(stream["duration"]) * 1000 - result["durationMs"]) < 60
     assert 919000 < result["durationMs"] < 921000
+
+
+def as_samples(path):
+    """16-bit samples of the first channel."""
+    return ffmpeg_samples(path, 48000, 2)[::2]
+
+
+def box(name, body):
+    """A box of an MP4."""
+    return struct.pack(">I4s", 8 + len(body), name) + body
+
+
+def with_itunes_length(data, delay, padding, samples):
+    """An M4A whose boxes end with moov, with the tag that iTunes writes and without an edit list."""
+    text = f" 00000000 {delay:08X} {padding:08X} {samples:016X} " + "00000000 " * 8
+    tag = box(b"----", box(b"mean", b"\0" * 4 + b"com.apple.iTunes") + box(b"name", b"\0" * 4 + b"iTunSMPB")
+              + box(b"data", struct.pack(">II", 1, 0) + text.encode()))
+    udta = box(b"udta", box(b"meta", b"\0" * 4 + box(b"hdlr", b"\0" * 8 + b"mdirappl" + b"\0" * 9)
+                            + box(b"ilst", tag)))
+    at = data.index(b"moov") - 4
+    assert at + struct.unpack_from(">I", data, at)[0] == len(data)
+    return data[:at] + struct.pack(">I", len(data) - at + len(udta)) + data[at + 4:] + udta
+
+
+def encoded_aac(path, seconds, *options):
+    """AAC of the music in an M4A, and its number of samples."""
+    subprocess.run(["ffmpeg", "-v", "error", "-y", "-i", "-", "-ar", "48000", "-map_metadata", "-1", "-c:a", "aac",
+                    *options, path], input=tracks.wav(seconds), check=True)
+    return len(audio.decode(tracks.wav(seconds), 48000, 1))
+
+
+@pytest.mark.parametrize("through", [f for f in FORMATS if f != "aac"])
+@pytest.mark.parametrize("target", [f for f in FORMATS if f != "aac"])
+def test_no_sample_is_added_or_lost_from_any_format_to_any_other(media, through, target, tmp_path):
+    """Encoders' delay and padding are marked by one and cut off by the other."""
+    subprocess.run(["ffmpeg", "-v", "error", "-i", "-", "-ar", "48000", "-c:a", "pcm_s16le", tmp_path / "s.wav"],
+                   input=tracks.wav(5), check=True)
+    source = as_samples(tmp_path / "s.wav")
+    _, data = media.convert({"format": target}, media.convert({"format": through}, (tmp_path / "s.wav").read_bytes())[1])
+    back, _ = media.convert({"format": "wav"}, data)
+    samples = as_samples(media.folder / "out.0")
+    assert len(samples) == len(source)
+    # In place, too: the sum of products is greatest without a shift.
+    product = {shift: sum(a * b for a, b in zip(source[20000 + shift:30000 + shift], samples[20000:30000]))
+               for shift in range(-3, 4)}
+    assert max(product, key=product.get) == 0
+    assert back["durationMs"] == (len(source) + 24) // 48
+
+
+def test_the_edit_list_of_an_m4a_tells_delay_and_length_in_samples(media):
+    _, data = media.convert({"format": "m4a"}, tracks.wav(5))
+    at = data.index(b"elst")
+    length, start = struct.unpack_from(">II", data, at + 12)
+    assert (length, start) == (len(audio.decode(tracks.wav(5), 44100, 1)), 1024)
+    assert struct.unpack_from(">I", data, data.index(b"mvhd") + 16)[0] == 44100
+
+
+@pytest.mark.parametrize("off,want", [(-300, -300), (-20000, 0), (10**9, 0)])
+def test_what_itunes_says_of_delay_and_padding_is_kept_unless_it_is_absurd(media, tmp_path, off, want):
+    samples = encoded_aac(tmp_path / "s.m4a", 5, "-use_editlist", "0")
+    frames = -(-(samples + 1024) // 1024)
+    data = with_itunes_length((tmp_path / "s.m4a").read_bytes(), 1024, frames * 1024 - 1024 - samples, samples + off)
+    media.convert({"format": "wav"}, data)
+    assert len(as_samples(media.folder / "out.0")) == samples + want
 
 
 @pytest.mark.parametrize("target", ["wav", "flac"])

@@ -80,6 +80,16 @@ def test_a_conversion_of_several_parts_is_stored_and_hashed_right(gateway, bucke
     assert not uploads(bucket)
 
 
+def test_a_length_that_the_header_promised_wrongly_is_corrected(gateway, bucket):
+    """The sizes of a WAV are written in advance; this MP3 is cut off and has fewer samples."""
+    bucket.put_object(Bucket=BUCKET, Key="cut.mp3", Body=tracks.music()[:len(tracks.music()) * 99 // 100])
+    result = run(gateway, "convert", {"format": "wav"}, "cut.mp3")
+    data = stored(bucket, "out.0")
+    assert len(data) == result["size"] > 4 * PART
+    assert hashlib.sha256(data).hexdigest() == result["sha256"]
+    assert int.from_bytes(data[4:8], "little") == len(data) - 8
+
+
 def test_a_small_result_is_one_object(gateway, bucket, long_file):
     result = run(gateway, "waveform", {"zoom": [256]}, long_file)
     for made in result["files"]:

@@ -306,7 +306,7 @@ static enum err sink_rewrite(void *context, struct scope *sc, int output, int64_
     }
     if (memcmp(out->first.data + offset, data, len) != 0) {
         memcpy(out->first.data + offset, data, len);
-        out->corrected = true;
+        out->corrected = out->in_parts;
     }
     return OK;
 }

@@ -6,12 +6,17 @@
 #include <libavutil/opt.h>
 #include <libswresample/swresample.h>
 
+#include "workers/media/lame.h"
+
 enum {
     IO_BUFFER = 32 << 10,
     PROBE_BYTES = 2 << 20, /* most that finding the streams may read ahead */
     ANALYZE_US = 2000000,
     PROBE_SCORE_MIN = AVPROBE_SCORE_RETRY, /* below it a ZIP passes for MP3 */
-    SILENT_PACKETS_MAX = 200000            /* packets in a row that give no sample */
+    SILENT_PACKETS_MAX = 200000,           /* packets in a row that give no sample */
+    ID3_TAGS_MAX = 4,
+    HEADER_OFF_MS = 200, /* a count that differs more from libav's duration is none */
+    PADDING_MAX = 16384  /* samples that an AAC encoder may add; iTunes adds up to 3,135 */
 };
 
 struct input {
@@ -27,6 +32,8 @@ struct input {
     SwrContext *swr; /* where a frame differs from the first */
     bool draining, at_end;
     int64_t samples, samples_max;
+    int64_t samples_end; /* where the padding begins, as iTunes tells it; -1 not told */
+    int64_t packet_most; /* samples of the packet at the decoder, if it is the last; -1 it is not */
     int silent_packets;
     int64_t value;
     struct input_info info;
@@ -215,6 +222,74 @@ static int depth_of(const AVCodecParameters *par)
     return par->bits_per_raw_sample > 0 ? par->bits_per_raw_sample : par->bits_per_coded_sample;
 }
 
+/* ---- exact length: without what the encoder put before and behind ---- */
+
+static int64_t mp3_samples(const struct input *in)
+{
+    uint8_t head[LAME_BYTES];
+    int64_t at = 0, tag = 0;
+    size_t got;
+    int i;
+
+    for (i = 0; i == 0 || (i <= ID3_TAGS_MAX && tag > 0); i++) {
+        at += tag;
+        got = link_read(in->link, in->source, at, head, sizeof(head));
+        tag = lame_id3_bytes(head, got);
+    }
+    return lame_samples(head, got);
+}
+
+/* What iTunes writes: zeros, delay, padding, samples, each in hexadecimal. */
+static int64_t itunes_samples(const struct input *in)
+{
+    const AVDictionaryEntry *tag = av_dict_get(in->format->metadata, "iTunSMPB", NULL, 0);
+    unsigned long long samples;
+
+    if (tag == NULL || sscanf(tag->value, " %*x %*x %*x %16llx", &samples) != 1 ||
+        samples > INT64_MAX / 2 || (int64_t)samples > in->stream->duration ||
+        in->stream->duration - (int64_t)samples > PADDING_MAX) {
+        return -1;
+    }
+    return (int64_t)samples;
+}
+
+/* Samples per channel as the headers promise them; -1 where they do not. */
+static int64_t promised_samples(struct input *in)
+{
+    const AVCodecParameters *par = in->stream->codecpar;
+    int64_t samples = in->stream->duration;
+
+    if (par->codec_id == AV_CODEC_ID_MP3 && strcmp(in->container, "mp3") == 0) {
+        return mp3_samples(in);
+    }
+    if (samples <= 0 || av_cmp_q(in->stream->time_base, (AVRational){1, par->sample_rate}) != 0) {
+        return -1;
+    }
+    if (strcmp(in->container, "mov") == 0) {
+        in->samples_end = itunes_samples(in);
+        return in->samples_end >= 0 ? in->samples_end : samples;
+    }
+    return par->codec_id == AV_CODEC_ID_OPUS ? samples - par->initial_padding : samples;
+}
+
+static void settle_length(struct input *in)
+{
+    struct input_info *info = &in->info;
+    int64_t ms;
+
+    info->samples = promised_samples(in);
+    if (info->samples < 0 || info->duration_ms < 0) {
+        return;
+    }
+    ms = av_rescale(info->samples, 1000, info->sample_rate);
+    if (llabs(ms - info->duration_ms) > HEADER_OFF_MS) {
+        info->samples = -1;
+    } else {
+        info->duration_ms =
+            av_rescale_rnd(info->samples, 1000, info->sample_rate, AV_ROUND_NEAR_INF);
+    }
+}
+
 static void describe(struct input *in)
 {
     const AVCodecParameters *par = in->stream->codecpar;
@@ -241,6 +316,7 @@ static void describe(struct input *in)
         .sample_rate = par->sample_rate,
         .channels = par->ch_layout.nb_channels,
         .bit_depth = depth_of(par),
+        .samples = -1,
     };
     if (bits > 0 && par->sample_rate > 0 && info->channels > 0) {
         /* What a cut-off file claims is more than what its bytes can hold. */
@@ -249,6 +325,9 @@ static void describe(struct input *in)
         if ((double)info->duration_ms > most) {
             info->duration_ms = (int64_t)most;
         }
+    }
+    if (par->sample_rate > 0) {
+        settle_length(in);
     }
     if (info->bit_rate <= 0 && info->duration_ms > 0) {
         info->bit_rate = (int64_t)((double)in->size * 8000.0 / (double)info->duration_ms);
@@ -268,6 +347,7 @@ enum media_fault input_open(struct link *l, uint32_t source, int64_t size, int64
     in->link = l;
     in->source = source;
     in->size = size;
+    in->packet_most = in->samples_end = -1;
     f = open_format(in);
     f = f != MEDIA_OK ? f : choose_stream(in);
     f = f != MEDIA_OK ? f : open_codec(in);
@@ -312,6 +392,33 @@ const struct input_info *input_info(const struct input *in)
     return &in->info;
 }
 
+/* How much of the packet is sound, if it is the last one of an MP4: its encoder has filled up the
+ * rest. */
+static int64_t last_packet_samples(const struct input *in)
+{
+    int n = strcmp(in->container, "mov") == 0 ? avformat_index_get_entries_count(in->stream) : 0;
+    const AVIndexEntry *last = n > 0 ? avformat_index_get_entry(in->stream, n - 1) : NULL;
+
+    return last != NULL && last->timestamp == in->packet->dts && in->packet->duration > 0
+               ? av_rescale_q(in->packet->duration, in->stream->time_base,
+                              (AVRational){1, in->info.sample_rate})
+               : -1;
+}
+
+/* Cut the padding off a decoded frame; perhaps nothing is left. */
+static void cut_padding(const struct input *in, AVFrame *frame)
+{
+    int64_t most = frame->nb_samples;
+
+    if (in->packet_most >= 0 && in->packet_most < most) {
+        most = in->packet_most;
+    }
+    if (in->samples_end >= 0 && in->samples_end - in->samples < most) {
+        most = in->samples_end > in->samples ? in->samples_end - in->samples : 0;
+    }
+    frame->nb_samples = (int)most;
+}
+
 /* Give the decoder its next packet. A damaged one is passed over. */
 static enum media_fault feed(struct input *in)
 {
@@ -332,6 +439,7 @@ static enum media_fault feed(struct input *in)
         (void)avcodec_send_packet(in->codec, NULL);
         return MEDIA_OK;
     }
+    in->packet_most = last_packet_samples(in);
     if (++in->silent_packets > SILENT_PACKETS_MAX) {
         return MEDIA_FAULT_CORRUPT;
     }
@@ -411,6 +519,9 @@ enum media_fault input_next(struct input *in, const AVFrame **frame_out)
     *frame_out = NULL;
     while (!in->at_end) {
         rc = avcodec_receive_frame(in->codec, in->frame);
+        if (rc >= 0) {
+            cut_padding(in, in->frame);
+        }
         if (rc >= 0 && in->frame->nb_samples > 0) {
             return accept_frame(in, frame_out);
         }

@@ -27,6 +27,7 @@ struct input_info {
     const char *container, *codec; /* libav's short names */
     int64_t duration_ms;           /* as far as headers tell; -1 unknown */
     bool duration_exact;           /* false: estimated from the bit rate */
+    int64_t samples; /* per channel, without padding, as headers promise exactly; -1 they do not */
     int64_t bit_rate;
     int sample_rate, channels;
     int bit_depth; /* 0 for lossy codecs */

@@ -68,6 +68,7 @@ static enum media_fault choose_settings(struct convert *c)
         info->duration_ms < 0
             ? -1
             : (int64_t)((double)info->duration_ms / 1000.0 * s->sample_rate) + s->sample_rate;
+    s->samples_promised = s->sample_rate == info->sample_rate ? info->samples : -1;
     s->level_changed = c->gain_db != 0;
     s->tags = input_format(c->in);
     return MEDIA_OK;

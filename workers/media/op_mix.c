@@ -148,6 +148,7 @@ static void look_at_tracks(struct mix *m)
     int i;
 
     s->samples_exact = true;
+    s->samples_promised = -1;
     m->is_plain = m->asked.target_lufs >= 0;
     for (i = 0; i < m->n; i++) {
         const struct input_info *info = track_info(m->tracks[i]);

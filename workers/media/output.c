@@ -370,10 +370,29 @@ static enum media_fault give_up_index(struct output *out)
     return MEDIA_OK;
 }
 
+/* WAV: its sizes are filled in at once where the length is promised. If the promise is kept the
+ * end corrects nothing, and what was hashed as it passed by is right. */
+static void promise_wav_sizes(struct output *out, const struct output_settings *s)
+{
+    int64_t data = s->samples_promised * s->layout.nb_channels * (s->bit_depth / 8);
+    int64_t id3 = out->id3_len == 0 ? 0 : RIFF_HEADER + out->id3_len + (out->id3_len & 1);
+    int64_t whole = out->size - RIFF_HEADER + data + (data & 1) + id3;
+    uint8_t size[4];
+
+    if (s->samples_promised < 0 || data > WAV_BYTES_MAX || whole > WAV_BYTES_MAX) {
+        return;
+    }
+    AV_WL32(size, (uint32_t)whole);
+    link_rewrite(out->link, out->index, 4, size, sizeof(size));
+    AV_WL32(size, (uint32_t)data);
+    link_rewrite(out->link, out->index, out->size - 4, size, sizeof(size));
+}
+
 static enum media_fault write_header(struct output *out, const struct output_settings *s)
 {
     AVDictionary *options = NULL;
     double bytes = (double)s->samples_expected * s->layout.nb_channels * (s->bit_depth / 8);
+    bool promised = strcmp(s->format->muxer, "wav") == 0;
     int rc;
 
     if (strcmp(s->format->muxer, "mp3") == 0) {
@@ -381,11 +400,18 @@ static enum media_fault write_header(struct output *out, const struct output_set
     } else if (strcmp(s->format->muxer, "wav") == 0 &&
                (s->samples_expected < 0 || bytes > WAV_BYTES_MAX / (s->samples_exact ? 1 : 8))) {
         (void)av_dict_set(&options, "rf64", "auto", 0);
+        promised = false;
     } else if (strcmp(s->format->muxer, "ipod") == 0) {
+        /* the edit list, which says where delay and padding are, counts in it */
+        (void)av_dict_set_int(&options, "movie_timescale", s->sample_rate, 0);
         plan_index(out, s, &options);
     }
     rc = avformat_write_header(out->format, &options);
     av_dict_free(&options);
+    if (rc >= 0 && promised) {
+        avio_flush(out->io);
+        promise_wav_sizes(out, s);
+    }
     return rc == AVERROR(ENOMEM) ? MEDIA_FAULT_MEMORY : rc < 0 ? MEDIA_FAULT_INTERNAL : MEDIA_OK;
 }
 

@@ -47,6 +47,7 @@ struct output_settings {
     double quality;              /* 0 … 10, negative: none asked for */
     int64_t samples_expected;    /* -1 unknown */
     bool samples_exact;          /* false: an estimate */
+    int64_t samples_promised;    /* so many come, unless the input breaks its word; -1 unknown */
     bool level_changed;          /* tags about loudness do not hold any more */
     const AVFormatContext *tags; /* whose tags and picture to take over; may be NULL */
 };
