@@ -7,6 +7,8 @@
 
 #include "fcgi/req.h"
 #include "handlers.h"
+#include "handlers/users.h"
+#include "lib/cache.h"
 #include "lib/clock.h"
 #include "lib/config.h"
 #include "lib/crypto.h"
@@ -221,6 +223,13 @@ static const struct field me_patch_fields[] = {
 };
 static const struct shape shape_me_patch = SHAPE(me_patch, me_patch_fields);
 
+/* What others saw of him is no longer true. */
+static void drop_profile(struct req *r, void *unused)
+{
+    (void)unused;
+    cache_drop(req_scope(r), users_cache_name(req_arena(r), req_user(r)));
+}
+
 enum err h_auth_me_patch(struct req *r)
 {
     struct scope *sc = req_scope(r);
@@ -240,6 +249,7 @@ enum err h_auth_me_patch(struct req *r)
         e = pg_one(sc, q_users_set_name(sc, user.id, user.version, in.name), &shape_user, &user);
     }
     TRY(e == ERR_NOT_FOUND ? ERR_CONFLICT : e);
+    req_after_commit(r, drop_profile, NULL);
     return reply_user(r, 200, &user);
 }
 

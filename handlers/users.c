@@ -1,8 +1,18 @@
 /* Public profiles: one by id, and a search over all shards. */
+#include "handlers/users.h"
 #include "fcgi/req.h"
 #include "handlers.h"
+#include "lib/cache.h"
+#include "lib/config.h"
+#include "lib/metrics.h"
+#include "lib/pg.h"
 #include "lib/pg_scatter.h"
 #include "queries.h"
+
+const char *users_cache_name(struct arena *a, struct id user)
+{
+    return arena_printf(a, "profile:%s", id_text(a, user));
+}
 
 struct profile {
     struct id id;
@@ -17,17 +27,42 @@ static const struct field profile_fields[] = {
 };
 static const struct shape shape_profile = SHAPE(profile, profile_fields);
 
+static enum err reply_cached(struct req *r, const struct cache_got *got)
+{
+    struct strbuf json = req_json(r);
+
+    strbuf_add(&json, got->text, got->len);
+    return req_reply_json(r, 200, &json);
+}
+
 enum err h_users_get(struct req *r)
 {
     struct scope *sc = req_scope(r);
     struct id id = req_path_id(r, 0);
+    const char *name = users_cache_name(req_arena(r), id);
+    struct strbuf json = req_json(r);
     struct profile profile;
+    struct cache_got got;
+    enum err e;
 
     if (!id_is_user(id)) {
         return ERR_NOT_FOUND;
     }
-    TRY(pg_one(sc, q_users_profile(sc, id), &shape_profile, &profile));
-    return req_reply(r, 200, &shape_profile, &profile);
+    cache_get(sc, name, &got);
+    if (got.state != CACHE_BUILD) {
+        return reply_cached(r, &got);
+    }
+    e = pg_one(sc, q_users_profile(sc, id), &shape_profile, &profile);
+    if (e != OK && e != ERR_NOT_FOUND && got.text != NULL) {
+        scope_forgive(sc);
+        metrics_add(METRIC_CACHE_OUTAGES, 1);
+        return reply_cached(r, &got);
+    }
+    TRY(e);
+    pg_release(sc);
+    shape_write(&json, &shape_profile, &profile);
+    cache_put(sc, name, &got, json.data, json.len, config()->cache_profile_ttl_ms);
+    return req_reply_json(r, 200, &json);
 }
 
 enum { PART_MAX = 100 }; /* characters, as a name has at most */

@@ -220,7 +220,7 @@ def check_config():
 
 # Settings of the contract whose feature is not there yet.
 UNREAD = {"stripe_monthly_price", "stripe_yearly_price", "stripe_lifetime_price", "database_replica_url",
-          "db_max_replica_lag_ms", "cache_max_keys", "cache_eviction_threshold"}
+          "db_max_replica_lag_ms"}
 
 
 def check_limits():

@@ -12,6 +12,7 @@
 #include "lib/crypto.h"
 #include "lib/fleet.h"
 #include "lib/instance.h"
+#include "lib/lock.h"
 #include "lib/log.h"
 #include "lib/pg.h"
 #include "lib/redis.h"
@@ -27,25 +28,7 @@ enum {
     QUEUES_MAX = 16
 };
 
-#define LOCK_KEY "lock:{scheduler}"
-
-/* KEYS lock, number of leaders so far; ARGV holder, ttl_ms. Reply: 0 another leads, else that
- * number. */
-static struct redis_script lead_script = {.name = "scheduler_lead",
-                                          .source =
-                                              "local holder = redis.call('GET', KEYS[1])\n"
-                                              "if holder == ARGV[1] then\n"
-                                              "redis.call('PEXPIRE', KEYS[1], ARGV[2])\n"
-                                              "return tonumber(redis.call('GET', KEYS[2]) or 0)\n"
-                                              "end\n"
-                                              "if holder then return 0 end\n"
-                                              "redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])\n"
-                                              "return redis.call('INCR', KEYS[2])\n"};
-
-static struct redis_script leave_script = {
-    .name = "scheduler_leave",
-    .source = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end\n"
-              "return 1\n"};
+#define LOCK_NAME "scheduler"
 
 /* One thread: no locks. */
 static struct {
@@ -71,47 +54,37 @@ static void resign(const char *why)
 
 bool lead_keep(struct arena *arena)
 {
-    struct redis_args keys = {0}, args = {0};
-    struct redis_reply reply;
+    int64_t now = clock_mono_ms(), fence = 0;
     struct scope sc;
-    int64_t now = clock_mono_ms();
     enum err e;
 
     if (lead.fence != 0 && now - lead.renewed_mono_ms < LOCK_FRESH_MS) {
         return true;
     }
     scope_init(&sc, arena, CALL_LIMIT_MS);
-    redis_arg(&keys, LOCK_KEY);
-    redis_arg(&keys, LOCK_KEY ":fence");
-    redis_arg(&args, lead.id);
-    redis_arg_i64(&sc, &args, LOCK_TTL_MS);
-    e = redis_eval(&sc, &lead_script, &keys, &args, &reply);
+    e = lock_take(&sc, LOCK_NAME, lead.id, LOCK_TTL_MS, &fence);
     if (e != OK && lead.fence != 0 && now - lead.renewed_mono_ms < LOCK_TTL_MS) {
         return true;
     }
-    if (e != OK || reply.kind != REDIS_INT || reply.integer == 0) {
+    if (e != OK || fence == 0) {
         resign(e == OK ? "another does" : sc.cause == NULL ? "" : sc.cause);
         return false;
     }
-    if (lead.fence != reply.integer) {
-        log_event(LOG_INFO, "scheduler.lead", "leading, as number %lld", (long long)reply.integer);
+    if (lead.fence != fence) {
+        log_event(LOG_INFO, "scheduler.lead", "leading, with fence %lld", (long long)fence);
     }
-    lead.fence = reply.integer;
+    lead.fence = fence;
     lead.renewed_mono_ms = now;
     return true;
 }
 
 void lead_leave(struct arena *arena)
 {
-    struct redis_args keys = {0}, args = {0};
-    struct redis_reply reply;
     struct scope sc;
 
     if (lead.fence != 0) {
         scope_init(&sc, arena, CALL_LIMIT_MS);
-        redis_arg(&keys, LOCK_KEY);
-        redis_arg(&args, lead.id);
-        (void)!redis_eval(&sc, &leave_script, &keys, &args, &reply);
+        (void)!lock_leave(&sc, LOCK_NAME, lead.id);
     }
 }
 
