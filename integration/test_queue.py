@@ -287,9 +287,7 @@ def test_whatever_happens_every_job_is_in_one_place(driver, redis_server, seed):
 
 @pytest.fixture(scope="module", name="shared_lab")
 def _shared_lab(tmp_path_factory):
-    programs = queuelab.build("bin/maxbooster-worker", "bin/maxbooster-scheduler",
-                              "bin/maxboosterctl", "loadtest/queue_driver")
-    lab = queuelab.Lab(tmp_path_factory.mktemp("lab"), programs)
+    lab = queuelab.Lab(tmp_path_factory.mktemp("lab"), queuelab.build(*queuelab.PROGRAMS))
     yield lab
     lab.close()
 
@@ -297,15 +295,7 @@ def _shared_lab(tmp_path_factory):
 @pytest.fixture(name="lab")
 def _lab(shared_lab):
     yield shared_lab
-    shared_lab.mail.gate.set()
-    for process in shared_lab.processes:
-        process.kill()
-    shared_lab.processes.clear()
-    shared_lab.mail.gate.clear()
-    shared_lab.redis.client.flushall()
-    for shard in range(queuelab.SHARDS):
-        shared_lab.postgres.sql(shard, "TRUNCATE jobs, users, emails, password_resets, "
-                                "idempotency, audio_files, uploads")
+    shared_lab.reset()
 
 
 def test_a_row_whose_push_was_lost_is_found_and_done(lab):

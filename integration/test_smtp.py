@@ -111,7 +111,7 @@ def test_mail_cannot_smuggle_another(driver, server):
 
 
 def test_refusals_for_good_and_for_now_differ(driver, server):
-    for to, error in [("refused@example.org", "VALIDATION_FAILED"),
+    for to, error in [("refused@example.org", "NOT_FOUND"),
                       ("spam@example.org", "VALIDATION_FAILED"),
                       ("later@example.org", "DEPENDENCY_UNAVAILABLE"),
                       ("full@example.org", "DEPENDENCY_UNAVAILABLE")]:

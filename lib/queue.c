@@ -1,67 +1,15 @@
 /* Fair queueing in Redis: each artist's jobs carry virtual finish times (self-clocked fair
  * queueing), one sorted set per type, so that a type at its limit holds up no other; the types
  * take turns by the same rule, with priority as weight. */
-#include "lib/queue.h"
-
-#include <pthread.h>
 #include <stdatomic.h>
-#include <stddef.h>
 
 #include "lib/config.h"
 #include "lib/crypto.h"
+#include "lib/log.h"
+#include "lib/queue_internal.h"
 #include "lib/redis.h"
 #include "lib/str.h"
 #include "queue_lua.h"
-
-/* Keys of a queue share its hash tag. One partition each; a further one would be tagged
- * {audio:1}. */
-struct keys {
-    const char *jobs, *meta, *delayed, *leases, *flows, *wake, *ready;
-};
-
-static const struct job_type types[JOB__COUNT] = {
-#define JOB(symbol, name_text, queue_text, priority_word, timeout_s, concurrency, retries) \
-    [JOB_##symbol] = {.kind = JOB_##symbol,                                                \
-                      .name = name_text,                                                   \
-                      .queue = queue_text,                                                 \
-                      .priority = JOB_PRIORITY_##priority_word},
-#include "lib/job.def"
-#undef JOB
-};
-
-static const struct keys keys_of[JOB__COUNT] = {
-#define JOB(symbol, name, queue, priority, timeout_s, concurrency, retries) \
-    [JOB_##symbol] = {.jobs = "{" queue "}:jobs",                           \
-                      .meta = "{" queue "}:meta",                           \
-                      .delayed = "{" queue "}:delayed",                     \
-                      .leases = "{" queue "}:leases",                       \
-                      .flows = "{" queue "}:flows",                         \
-                      .wake = "{" queue "}:wake",                           \
-                      .ready = "{" queue "}:ready:" name},
-#include "lib/job.def"
-#undef JOB
-};
-
-/* Where config keeps the three figures of each type. Looked up by name once: a row of job.def
- * needs no other C. */
-static struct {
-    size_t timeout_s, concurrency, retries;
-} settings[JOB__COUNT];
-
-static const struct {
-    const char *name;
-    size_t offset;
-} config_fields[] = {
-#define CFG_INT(field, unit, min, max, def, when, doc) {#field, offsetof(struct config, field)},
-#define CFG_STR(field, max_length, def, when, doc)
-#define CFG_SECRET(field, max_length, def, when, doc)
-#define CFG_SECRETS(field, count, max_length, pattern, when, doc)
-#include "lib/config.def"
-#undef CFG_INT
-#undef CFG_STR
-#undef CFG_SECRET
-#undef CFG_SECRETS
-};
 
 static struct redis_script script_push = {.name = "queue_push", .source = queue_push_lua};
 static struct redis_script script_fetch = {.name = "queue_fetch", .source = queue_fetch_lua};
@@ -69,96 +17,6 @@ static struct redis_script script_extend = {.name = "queue_extend", .source = qu
 static struct redis_script script_finish = {.name = "queue_finish", .source = queue_finish_lua};
 static struct redis_script script_cancel = {.name = "queue_cancel", .source = queue_cancel_lua};
 static struct redis_script script_stats = {.name = "queue_stats", .source = queue_stats_lua};
-
-static pthread_once_t tables_once = PTHREAD_ONCE_INIT;
-static const char *names[JOB__COUNT];
-static size_t n_names;
-
-static size_t setting_offset(const struct job_type *type, const char *suffix)
-{
-    char name[64];
-    size_t i;
-
-    snprintf(name, sizeof(name), "job_%s_%s", type->name, suffix);
-    for (i = 0; name[i] != '\0'; i++) {
-        name[i] = (char)(name[i] == '-' ? '_' : name[i]);
-    }
-    for (i = 0; i < ARRAY_LEN(config_fields); i++) {
-        if (strcmp(config_fields[i].name, name) == 0) {
-            return config_fields[i].offset;
-        }
-    }
-    abort(); /* our bug: a row of job.def without its rows in config.def; the unit test finds it */
-}
-
-static void fill_tables(void)
-{
-    size_t i, j;
-
-    for (i = 0; i < JOB__COUNT; i++) {
-        settings[i].timeout_s = setting_offset(&types[i], "timeout_s");
-        settings[i].concurrency = setting_offset(&types[i], "concurrency");
-        settings[i].retries = setting_offset(&types[i], "retries");
-        for (j = 0; j < n_names && strcmp(names[j], types[i].queue) != 0; j++) {
-        }
-        if (j == n_names) {
-            names[n_names++] = types[i].queue;
-        }
-    }
-}
-
-const struct job_type *job_type(enum job_kind kind)
-{
-    return &types[kind];
-}
-
-const struct job_type *job_type_find(const char *name)
-{
-    size_t i;
-
-    for (i = 0; i < JOB__COUNT; i++) {
-        if (strcmp(types[i].name, name) == 0) {
-            return &types[i];
-        }
-    }
-    return NULL;
-}
-
-static int64_t figure(size_t offset)
-{
-    return *(const int64_t *)(const void *)((const char *)config() + offset);
-}
-
-struct job_limits job_limits(enum job_kind kind)
-{
-    pthread_once(&tables_once, fill_tables);
-    return (struct job_limits){
-        .timeout_ms = figure(settings[kind].timeout_s) * 1000,
-        .concurrency = figure(settings[kind].concurrency),
-        .retries = figure(settings[kind].retries),
-    };
-}
-
-const char *const *queue_names(size_t *n_out)
-{
-    pthread_once(&tables_once, fill_tables);
-    *n_out = n_names;
-    return names;
-}
-
-/* Any row of the queue, for the keys that all its types share; NULL where there is no such
- * queue. */
-static const struct keys *keys_of_queue(const char *queue)
-{
-    size_t i;
-
-    for (i = 0; i < JOB__COUNT; i++) {
-        if (strcmp(types[i].queue, queue) == 0) {
-            return &keys_of[i];
-        }
-    }
-    return NULL;
-}
 
 static enum err no_queue(struct scope *sc, const char *queue)
 {
@@ -178,16 +36,16 @@ static const char *cost_of(enum job_priority priority)
 
 static bool is_of(enum job_kind kind, const char *queue)
 {
-    return strcmp(types[kind].queue, queue) == 0;
+    return strcmp(job_type(kind)->queue, queue) == 0;
 }
 
-static void add_ready_keys(struct redis_args *args, const char *queue)
+static void add_ready_keys(struct redis_args *args, const char *queue, int partition)
 {
     enum job_kind kind;
 
     for (kind = 0; kind < JOB__COUNT; kind++) {
         if (is_of(kind, queue)) {
-            redis_arg(args, keys_of[kind].ready);
+            redis_arg(args, queue_keys(kind, partition)->ready);
         }
     }
 }
@@ -219,26 +77,29 @@ static void add_epoch(struct scope *sc, struct redis_args *args)
     redis_arg(args, text);
 }
 
-enum err queue_push_many(struct scope *sc, enum job_kind kind, const struct queue_item *items,
-                         size_t n, int64_t *n_new_out)
+/* Those of one partition, from the items. */
+static enum err push_partition(struct scope *sc, enum job_kind kind, int partition,
+                               const struct queue_item *items, size_t n, int64_t *n_new)
 {
-    const struct keys *k = &keys_of[kind];
+    const struct queue_keys *k = queue_keys(kind, partition);
     struct redis_args keys = {0}, args = {0};
     struct redis_reply reply;
     struct strbuf list;
     size_t i;
 
-    if (n > QUEUE_PUSH_MAX) {
-        return scope_fail(sc, ERR_INTERNAL, "queue: %zu jobs in one push", n);
-    }
     strbuf_init(&list, sc->arena, n * 96 + 1);
     for (i = 0; i < n; i++) {
-        add_id(&list, items[i].job);
-        strbuf_putc(&list, ' ');
-        add_flow(&list, items[i].user, items[i].job);
-        strbuf_putc(&list, ' ');
-        strbuf_i64(&list, items[i].delay_ms > 0 ? items[i].delay_ms : 0);
-        strbuf_putc(&list, '\n');
+        if (queue_partition_of(items[i].job) == partition) {
+            add_id(&list, items[i].job);
+            strbuf_putc(&list, ' ');
+            add_flow(&list, items[i].user, items[i].job);
+            strbuf_putc(&list, ' ');
+            strbuf_i64(&list, items[i].delay_ms > 0 ? items[i].delay_ms : 0);
+            strbuf_putc(&list, '\n');
+        }
+    }
+    if (list.len == 0) {
+        return OK;
     }
     redis_arg(&keys, k->jobs);
     redis_arg(&keys, k->meta);
@@ -246,15 +107,31 @@ enum err queue_push_many(struct scope *sc, enum job_kind kind, const struct queu
     redis_arg(&keys, k->flows);
     redis_arg(&keys, k->wake);
     redis_arg(&keys, k->ready);
-    redis_arg(&args, types[kind].name);
-    redis_arg(&args, cost_of(types[kind].priority));
+    redis_arg(&args, job_type(kind)->name);
+    redis_arg(&args, cost_of(job_type(kind)->priority));
     redis_arg_bytes(&args, list.data, list.len);
     TRY(redis_eval(sc, &script_push, &keys, &args, &reply));
     if (reply.kind != REDIS_INT) {
         return odd_reply(sc, "push");
     }
+    *n_new += reply.integer;
+    return OK;
+}
+
+enum err queue_push_many(struct scope *sc, enum job_kind kind, const struct queue_item *items,
+                         size_t n, int64_t *n_new_out)
+{
+    int64_t n_new = 0;
+    int partition;
+
+    if (n > QUEUE_PUSH_MAX) {
+        return scope_fail(sc, ERR_INTERNAL, "queue: %zu jobs in one push", n);
+    }
+    for (partition = 0; partition < queue_partitions(); partition++) {
+        TRY(push_partition(sc, kind, partition, items, n, &n_new));
+    }
     if (n_new_out != NULL) {
-        *n_new_out = reply.integer;
+        *n_new_out = n_new;
     }
     return OK;
 }
@@ -275,7 +152,7 @@ static bool read_text(const struct redis_reply *item, char *out, size_t size)
     return true;
 }
 
-enum { GOT_HEAD = 6, GOT_ITEM = 3 };
+enum { GOT_HEAD = 6, GOT_ITEM = 3, STATS_HEAD = 5 };
 
 static enum err read_got(struct scope *sc, const struct redis_reply *reply, const char *token,
                          struct queue_got *out)
@@ -302,7 +179,8 @@ static enum err read_got(struct scope *sc, const struct redis_reply *reply, cons
 
         if (item[0].kind != REDIS_TEXT || type == NULL || item[2].kind != REDIS_TEXT ||
             !id_parse(item[0].text, item[0].len, &lease->job)) {
-            return odd_reply(sc, "fetch");
+            log_event(LOG_WARN, "queue.garbage", "an entry that is no job runs out by itself");
+            continue;
         }
         lease->kind = type->kind;
         if (!id_parse(item[2].text, item[2].len, &lease->user)) {
@@ -318,7 +196,7 @@ static enum err read_got(struct scope *sc, const struct redis_reply *reply, cons
 enum err queue_fetch(struct scope *sc, const struct queue_want *want, struct queue_got *got_out)
 {
     static _Atomic uint64_t sequence;
-    const struct keys *k = keys_of_queue(want->queue);
+    const struct queue_keys *k = queue_keys_find(want->queue, want->partition);
     struct redis_args keys = {0}, args = {0};
     struct redis_reply reply;
     char token[QUEUE_TOKEN_SIZE];
@@ -335,25 +213,25 @@ enum err queue_fetch(struct scope *sc, const struct queue_want *want, struct que
     redis_arg(&keys, k->leases);
     redis_arg(&keys, k->flows);
     redis_arg(&keys, k->wake);
-    add_ready_keys(&keys, want->queue);
+    add_ready_keys(&keys, want->queue, want->partition);
     redis_arg_i64(sc, &args, config()->job_lease_ms);
     redis_arg_i64(sc, &args, (int64_t)(want->max < QUEUE_BATCH_MAX ? want->max : QUEUE_BATCH_MAX));
     redis_arg(&args, token);
     add_epoch(sc, &args);
     for (kind = 0; kind < JOB__COUNT; kind++) {
         if (is_of(kind, want->queue)) {
-            redis_arg(&args, types[kind].name);
-            redis_arg_i64(sc, &args, want->kinds[kind] ? job_limits(kind).concurrency : 0);
-            redis_arg(&args, cost_of(types[kind].priority));
+            redis_arg(&args, job_type(kind)->name);
+            redis_arg_i64(sc, &args, want->kinds[kind] ? queue_share(kind, want->partition) : 0);
+            redis_arg(&args, cost_of(job_type(kind)->priority));
         }
     }
     TRY(redis_eval(sc, &script_fetch, &keys, &args, &reply));
     return read_got(sc, &reply, token, got_out);
 }
 
-enum err queue_wait(struct scope *sc, const char *queue, int64_t wait_ms)
+enum err queue_wait(struct scope *sc, const char *queue, int partition, int64_t wait_ms)
 {
-    const struct keys *k = keys_of_queue(queue);
+    const struct queue_keys *k = queue_keys_find(queue, partition);
     struct redis_args args = {0};
     struct redis_reply reply;
 
@@ -371,15 +249,15 @@ enum err queue_wait(struct scope *sc, const char *queue, int64_t wait_ms)
 static void add_lease(struct strbuf *b, const struct queue_lease *lease)
 {
     add_id(b, lease->job);
-    strbuf_printf(b, " %s ", types[lease->kind].name);
+    strbuf_printf(b, " %s ", job_type(lease->kind)->name);
     add_flow(b, lease->user, lease->job);
     strbuf_printf(b, " %s %s\n", lease->token, lease->epoch);
 }
 
-enum err queue_extend(struct scope *sc, const char *queue, struct queue_lease *leases, size_t n,
-                      enum queue_beat *beats_out)
+enum err queue_extend(struct scope *sc, const char *queue, int partition,
+                      struct queue_lease *leases, size_t n, enum queue_beat *beats_out)
 {
-    const struct keys *k = keys_of_queue(queue);
+    const struct queue_keys *k = queue_keys_find(queue, partition);
     struct redis_args keys = {0}, args = {0};
     struct redis_reply reply;
     struct strbuf list;
@@ -396,13 +274,13 @@ enum err queue_extend(struct scope *sc, const char *queue, struct queue_lease *l
     redis_arg(&keys, k->jobs);
     redis_arg(&keys, k->meta);
     redis_arg(&keys, k->leases);
-    add_ready_keys(&keys, queue);
+    add_ready_keys(&keys, queue, partition);
     redis_arg_i64(sc, &args, config()->job_lease_ms);
     add_epoch(sc, &args);
     redis_arg_bytes(&args, list.data, list.len);
     for (kind = 0; kind < JOB__COUNT; kind++) {
         if (is_of(kind, queue)) {
-            redis_arg(&args, types[kind].name);
+            redis_arg(&args, job_type(kind)->name);
         }
     }
     TRY(redis_eval(sc, &script_extend, &keys, &args, &reply));
@@ -420,12 +298,13 @@ enum err queue_extend(struct scope *sc, const char *queue, struct queue_lease *l
     return OK;
 }
 
-enum err queue_finish(struct scope *sc, const char *queue, const struct queue_lease *leases,
-                      size_t n, enum queue_end end, int64_t delay_ms)
+enum err queue_finish(struct scope *sc, const char *queue, int partition,
+                      const struct queue_lease *leases, size_t n, enum queue_end end,
+                      int64_t delay_ms)
 {
     static const char *const words[] = {
         [QUEUE_DONE] = "done", [QUEUE_RETRY] = "retry", [QUEUE_RELEASE] = "release"};
-    const struct keys *k = keys_of_queue(queue);
+    const struct queue_keys *k = queue_keys_find(queue, partition);
     struct redis_args keys = {0}, args = {0};
     struct redis_reply reply;
     struct strbuf list;
@@ -445,14 +324,14 @@ enum err queue_finish(struct scope *sc, const char *queue, const struct queue_le
     redis_arg(&keys, k->delayed);
     redis_arg(&keys, k->leases);
     redis_arg(&keys, k->wake);
-    add_ready_keys(&keys, queue);
+    add_ready_keys(&keys, queue, partition);
     redis_arg(&args, words[end]);
     redis_arg_i64(sc, &args, delay_ms > 0 ? delay_ms : 0);
     redis_arg_bytes(&args, list.data, list.len);
     for (kind = 0; kind < JOB__COUNT; kind++) {
         if (is_of(kind, queue)) {
-            redis_arg(&args, types[kind].name);
-            redis_arg(&args, cost_of(types[kind].priority));
+            redis_arg(&args, job_type(kind)->name);
+            redis_arg(&args, cost_of(job_type(kind)->priority));
         }
     }
     return redis_eval(sc, &script_finish, &keys, &args, &reply);
@@ -460,7 +339,7 @@ enum err queue_finish(struct scope *sc, const char *queue, const struct queue_le
 
 enum err queue_cancel(struct scope *sc, enum job_kind kind, struct id job)
 {
-    const struct keys *k = &keys_of[kind];
+    const struct queue_keys *k = queue_keys(kind, queue_partition_of(job));
     struct redis_args keys = {0}, args = {0};
     struct redis_reply reply;
 
@@ -470,17 +349,18 @@ enum err queue_cancel(struct scope *sc, enum job_kind kind, struct id job)
     redis_arg(&keys, k->flows);
     redis_arg(&keys, k->ready);
     redis_arg(&args, id_text(sc->arena, job));
-    redis_arg(&args, types[kind].name);
+    redis_arg(&args, job_type(kind)->name);
     return redis_eval(sc, &script_cancel, &keys, &args, &reply);
 }
 
-enum err queue_stats(struct scope *sc, const char *queue, struct queue_stats *stats_out)
+static enum err add_stats(struct scope *sc, const char *queue, int partition,
+                          struct queue_stats *stats)
 {
-    const struct keys *k = keys_of_queue(queue);
+    const struct queue_keys *k = queue_keys_find(queue, partition);
     struct redis_args keys = {0}, args = {0};
     struct redis_reply reply;
     enum job_kind kind;
-    size_t i = 4;
+    size_t i = STATS_HEAD;
 
     if (k == NULL) {
         return no_queue(sc, queue);
@@ -489,53 +369,93 @@ enum err queue_stats(struct scope *sc, const char *queue, struct queue_stats *st
     redis_arg(&keys, k->meta);
     redis_arg(&keys, k->delayed);
     redis_arg(&keys, k->leases);
-    add_ready_keys(&keys, queue);
+    add_ready_keys(&keys, queue, partition);
     for (kind = 0; kind < JOB__COUNT; kind++) {
         if (is_of(kind, queue)) {
-            redis_arg(&args, types[kind].name);
+            redis_arg(&args, job_type(kind)->name);
         }
     }
     TRY(redis_eval(sc, &script_stats, &keys, &args, &reply));
-    if (reply.kind != REDIS_LIST || reply.n_items != 4 + 2 * args.n) {
+    if (reply.kind != REDIS_LIST || reply.n_items != STATS_HEAD + 2 * args.n) {
         return odd_reply(sc, "stats");
     }
-    *stats_out = (struct queue_stats){
-        .paused = reply.items[0].integer != 0,
-        .n_known = reply.items[1].integer,
-        .n_delayed = reply.items[2].integer,
-        .n_leased = reply.items[3].integer,
-    };
+    stats->paused = stats->paused || reply.items[0].integer != 0;
+    stats->n_known += reply.items[1].integer;
+    stats->n_delayed += reply.items[2].integer;
+    stats->n_due += reply.items[3].integer;
+    stats->n_leased += reply.items[4].integer;
     for (kind = 0; kind < JOB__COUNT; kind++) {
         if (is_of(kind, queue)) {
-            stats_out->n_ready[kind] = reply.items[i].integer;
-            stats_out->n_running[kind] = reply.items[i + 1].integer;
+            stats->n_ready[kind] += reply.items[i].integer;
+            stats->n_running[kind] += reply.items[i + 1].integer;
             i += 2;
         }
     }
     return OK;
 }
 
-enum err queue_pause(struct scope *sc, const char *queue, bool paused)
+enum err queue_stats(struct scope *sc, const char *queue, struct queue_stats *stats_out)
 {
-    const struct keys *k = keys_of_queue(queue);
-    struct redis_reply reply;
+    int partition;
 
-    if (k == NULL) {
-        return no_queue(sc, queue);
+    *stats_out = (struct queue_stats){.paused = false};
+    for (partition = 0; partition < queue_partitions(); partition++) {
+        TRY(add_stats(sc, queue, partition, stats_out));
     }
-    TRY(redis_do(sc, k->meta, &reply, "HSET", k->meta, "p", paused ? "1" : "0", NULL));
-    return paused ? OK : redis_do(sc, k->wake, &reply, "LPUSH", k->wake, "1", NULL);
+    return OK;
 }
 
-int64_t queue_backoff_ms(int64_t failures, uint64_t random)
+enum err queue_pause(struct scope *sc, const char *queue, bool paused)
 {
-    int64_t most = config()->job_backoff_ms;
-    int64_t cap = config()->job_backoff_max_ms;
-    int64_t i;
+    struct redis_reply reply;
+    int partition;
 
-    for (i = 1; i < failures && most < cap; i++) {
-        most *= 2;
+    for (partition = 0; partition < queue_partitions(); partition++) {
+        const struct queue_keys *k = queue_keys_find(queue, partition);
+
+        if (k == NULL) {
+            return no_queue(sc, queue);
+        }
+        TRY(redis_do(sc, k->meta, &reply, "HSET", k->meta, "p", paused ? "1" : "0", NULL));
+        if (!paused) {
+            TRY(redis_do(sc, k->wake, &reply, "LPUSH", k->wake, "1", NULL));
+        }
     }
-    most = most < cap ? most : cap;
-    return 1 + (int64_t)(random % (uint64_t)most);
+    return OK;
+}
+
+enum err queue_wait_replicas(struct scope *sc, enum job_kind kind, struct id job, int replicas,
+                             int64_t wait_ms)
+{
+    const struct queue_keys *k = queue_keys(kind, queue_partition_of(job));
+    struct redis_args args = {0};
+    struct redis_reply reply;
+
+    redis_arg(&args, "WAIT");
+    redis_arg_i64(sc, &args, replicas);
+    redis_arg_i64(sc, &args, wait_ms < 1 ? 1 : wait_ms);
+    TRY(redis_wait(sc, k->jobs, &args, wait_ms, &reply));
+    if (reply.kind != REDIS_INT || reply.integer < replicas) {
+        return scope_fail(sc, ERR_DEPENDENCY_UNAVAILABLE, "queue: %lld of %d replicas have it",
+                          reply.kind == REDIS_INT ? (long long)reply.integer : -1, replicas);
+    }
+    return OK;
+}
+
+enum err queue_tell(struct scope *sc, struct id user, struct id job, enum job_kind kind,
+                    const char *status, int progress)
+{
+    struct redis_reply reply;
+    const char *channel;
+
+    if (id_is_nil(user)) {
+        return OK;
+    }
+    channel = arena_printf(sc->arena, "jobs:{%s}", id_text(sc->arena, user));
+    return redis_do(sc, channel, &reply, "SPUBLISH", channel,
+                    arena_printf(sc->arena,
+                                 "{\"jobId\":\"%s\",\"type\":\"%s\",\"status\":\"%s\","
+                                 "\"progress\":%d}",
+                                 id_text(sc->arena, job), job_type(kind)->name, status, progress),
+                    NULL);
 }

@@ -52,10 +52,17 @@ const struct job_type *job_type_find(const char *name);
 /* Figures of a kind in the current configuration (JOB_<NAME>_TIMEOUT_S, _CONCURRENCY, _RETRIES). */
 struct job_limits job_limits(enum job_kind kind);
 
+/* Partitions of each queue (config queue_partitions). */
+int queue_partitions(void);
+
+/* Which of them a job lies in, by its place: all jobs of a user in one. */
+int queue_partition_of(struct id job);
+
 /* Names of all queues, each once, in the order of job.def: n_out of them, static. */
 const char *const *queue_names(size_t *n_out);
 
 enum {
+    QUEUE_PARTITIONS_MAX = 16,
     QUEUE_PUSH_MAX = 100,  /* jobs of one queue_push_many() */
     QUEUE_BATCH_MAX = 100, /* leases of one queue_fetch(), queue_extend(), queue_finish() */
     QUEUE_TOKEN_SIZE = 34,
@@ -75,8 +82,8 @@ struct queue_item {
     int64_t delay_ms; /* 0: ready at once */
 };
 
-/* Push up to QUEUE_PUSH_MAX jobs of one kind in one round trip; *n_new_out (may be NULL) were
- * unknown till then. */
+/* Push up to QUEUE_PUSH_MAX jobs of one kind, in one round trip for each partition that gets some;
+ * *n_new_out (may be NULL) were unknown till then. */
 MUST_USE enum err queue_push_many(struct scope *sc, enum job_kind kind,
                                   const struct queue_item *items, size_t n, int64_t *n_new_out);
 
@@ -90,9 +97,16 @@ struct queue_lease {
     char epoch[QUEUE_EPOCH_SIZE]; /* of the queue's data; another one: Redis has lost them since */
 };
 
+/* Wait until so many replicas have what this thread has just pushed for the job, at most wait_ms.
+ * ERR_DEPENDENCY_UNAVAILABLE: they have not. Without it a failover may lose the push, which the
+ * scheduler makes up for within seconds. */
+MUST_USE enum err queue_wait_replicas(struct scope *sc, enum job_kind kind, struct id job,
+                                      int replicas, int64_t wait_ms);
+
 /* What a worker asks for. */
 struct queue_want {
     const char *queue;
+    int partition;          /* below queue_partitions() */
     bool kinds[JOB__COUNT]; /* kinds that it has code for */
     const char *worker;     /* id of this process: up to 16 characters, random */
     size_t max;             /* 1 … QUEUE_BATCH_MAX; 0 only tends the queue */
@@ -114,8 +128,9 @@ struct queue_got {
 MUST_USE enum err queue_fetch(struct scope *sc, const struct queue_want *want,
                               struct queue_got *got_out);
 
-/* Sleep until something may have become ready, at most wait_ms. OK in either case. */
-MUST_USE enum err queue_wait(struct scope *sc, const char *queue, int64_t wait_ms);
+/* Sleep until something may have become ready in the partition, at most wait_ms. OK in either
+ * case. */
+MUST_USE enum err queue_wait(struct scope *sc, const char *queue, int partition, int64_t wait_ms);
 
 enum queue_beat {
     QUEUE_BEAT_OK,        /* the lease runs anew from now */
@@ -123,11 +138,11 @@ enum queue_beat {
     QUEUE_BEAT_LOST       /* another holds the job, or nobody needs it any more */
 };
 
-/* Extend n leases of one queue. Where Redis has lost the queue since the fetch (another epoch),
+/* Extend n leases of one partition. Where Redis has lost the queue since the fetch (another epoch),
  * the leases are entered anew, so that the loss does not double work that runs; their epoch is
  * renewed. */
-MUST_USE enum err queue_extend(struct scope *sc, const char *queue, struct queue_lease *leases,
-                               size_t n, enum queue_beat *beats_out);
+MUST_USE enum err queue_extend(struct scope *sc, const char *queue, int partition,
+                               struct queue_lease *leases, size_t n, enum queue_beat *beats_out);
 
 enum queue_end {
     QUEUE_DONE,   /* the row has ended: forget the job */
@@ -135,8 +150,8 @@ enum queue_end {
     QUEUE_RELEASE /* again at once, in front, free of charge: handed back */
 };
 
-/* End n leases of one queue. A lease that is no longer ours changes nothing. */
-MUST_USE enum err queue_finish(struct scope *sc, const char *queue,
+/* End n leases of one partition. A lease that is no longer ours changes nothing. */
+MUST_USE enum err queue_finish(struct scope *sc, const char *queue, int partition,
                                const struct queue_lease *leases, size_t n, enum queue_end end,
                                int64_t delay_ms);
 
@@ -147,15 +162,22 @@ MUST_USE enum err queue_cancel(struct scope *sc, enum job_kind kind, struct id j
 struct queue_stats {
     bool paused;
     int64_t n_known, n_delayed, n_leased;
+    int64_t n_due;               /* delayed ones whose time has come, not promoted yet */
     int64_t n_ready[JOB__COUNT]; /* 0 for kinds of other queues */
     int64_t n_running[JOB__COUNT];
 };
 
-/* Count what is there. */
+/* Count what is there, over all partitions. */
 MUST_USE enum err queue_stats(struct scope *sc, const char *queue, struct queue_stats *stats_out);
 
 /* Give out no jobs until resumed. Running ones go on. */
 MUST_USE enum err queue_pause(struct scope *sc, const char *queue, bool paused);
+
+/* Tell who listens what has become of a user's job: one message on the sharded channel
+ * "jobs:{userId}", {"jobId","type","status","progress"}. Nobody is told of jobs of nobody. Best
+ * effort: a listener that needs certainty asks for the row. */
+MUST_USE enum err queue_tell(struct scope *sc, struct id user, struct id job, enum job_kind kind,
+                             const char *status, int progress);
 
 /* Back-off before attempt number failures + 1: full jitter over [1, job_backoff_ms × 2^(failures
  * - 1)], capped at job_backoff_max_ms. random is any 64 random bits. Pure but for config(). */

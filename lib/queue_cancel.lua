@@ -7,6 +7,10 @@ if not rec then
     return false
 end
 local kind, user, state, token = read(rec)
+if not kind then
+    call('HDEL', jobs, id)
+    return false
+end
 if state == 'l' or state == 'c' then
     call('HSET', jobs, id, record(kind, user, 'c', token))
     return state

@@ -49,11 +49,13 @@ for _, id in ipairs(due) do
     local rec = call('HGET', jobs, id)
     local kind, user = read(rec or '')
     local t = by_name[kind or '']
-    if rec and not t then
+    if kind and not t then
         call('ZADD', delayed, now + lease_ms, id)
     else
         call('ZREM', delayed, id)
-        if rec then
+        if rec and not t then
+            call('HDEL', jobs, id) -- no record of ours
+        elseif rec then
             call('ZADD', t.ready, charge(flows, kind, user, t.v), id)
             call('HSET', jobs, id, record(kind, user, 'r', ''))
             has_work(t)
@@ -70,11 +72,13 @@ for _, id in ipairs(late) do
     local rec = call('HGET', jobs, id)
     local kind, user, state, old = read(rec or '')
     local t = by_name[kind or '']
-    if rec and not t then
+    if kind and not t then
         call('ZADD', leases, now + lease_ms, id)
     else
         call('ZREM', leases, id)
-        if rec then
+        if rec and not t then
+            call('HDEL', jobs, id)
+        elseif rec then
             t.r, t.touched = t.r - 1, true
             if state == 'c' then
                 call('HDEL', jobs, id)
@@ -111,11 +115,13 @@ while taken < max and not paused do
     local head = call('ZPOPMIN', t.ready)
     local id, score = head[1], tonumber(head[2] or 0)
     local rec = id and call('HGET', jobs, id)
+    local kind, user = read(rec or '')
     t.touched = true
     if not id then
         t.h = nil
+    elseif rec and (not kind or #id ~= 36) then
+        call('HDEL', jobs, id) -- what is no job wedges nothing
     elseif rec then
-        local kind, user = read(rec)
         local flow = kind .. ':' .. user
         t.v = math.max(t.v, score)
         if tonumber(call('HGET', flows, flow) or 0) <= t.v then

@@ -82,6 +82,9 @@ const char *smtp_lines(struct arena *a, const char *message, size_t len, size_t 
     return out.data;
 }
 
+/* RFC 5321 section 4.2.3: replies to RCPT that speak of the mailbox. */
+enum { NO_MAILBOX = 550, NOT_LOCAL = 551, NAME_NOT_ALLOWED = 553 };
+
 /* Did the server refuse this message or its addresses for good? A 5xx greeting or log-in speaks of
  * us, not of the message. */
 static bool is_refused(CURLcode code, long reply, const struct upload *u)
@@ -103,6 +106,10 @@ static enum err outcome(struct scope *sc, CURL *c, const struct upload *u, CURLc
         return OK;
     }
     curl_easy_getinfo(c, CURLINFO_RESPONSE_CODE, &reply);
+    if (is_refused(code, reply, u) && has_prefix(why, "RCPT") &&
+        (reply == NO_MAILBOX || reply == NOT_LOCAL || reply == NAME_NOT_ALLOWED)) {
+        return scope_fail(sc, ERR_NOT_FOUND, "smtp: refused with %ld: %s", reply, why);
+    }
     if (is_refused(code, reply, u)) {
         return scope_fail(sc, ERR_VALIDATION_FAILED, "smtp: refused with %ld: %s", reply, why);
     }

@@ -23,6 +23,7 @@ enum { SMTP_TIME_MAX_MS = 60000 };
  * address to one other; both may be written as "Name <address>". Blocks up to SMTP_TIME_MAX_MS or
  * the scope's deadline.
  *
+ * ERR_NOT_FOUND: the server knows no such mailbox (550, 551 or 553 to RCPT).
  * ERR_VALIDATION_FAILED: an address that is none (or has CR, LF or another control character), a
  * message that is too long or holds a NUL, or the server refused for good (5xx): do not send it
  * again. ERR_DEPENDENCY_UNAVAILABLE: refused for now (4xx), not reachable, log-in refused.

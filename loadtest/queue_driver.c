@@ -7,10 +7,12 @@
 #include "lib/clock.h"
 #include "lib/config.h"
 #include "lib/crypto.h"
-#include "lib/queue.h"
+#include "lib/instance.h"
+#include "lib/pg.h"
+#include "lib/promise.h"
 #include "lib/str.h"
 
-enum { WORDS_MAX = 8, LINE_SIZE = 512 };
+enum { WORDS_MAX = 8, LINE_SIZE = 4096 };
 
 static void print_err(enum err e, const struct scope *sc)
 {
@@ -98,7 +100,8 @@ static void do_extend(struct scope *sc, char **w)
 
     snprintf(lease.token, sizeof(lease.token), "%s", w[4]);
     snprintf(lease.epoch, sizeof(lease.epoch), "%s", w[5]);
-    e = queue_extend(sc, job_type(lease.kind)->queue, &lease, 1, &beat);
+    e = queue_extend(sc, job_type(lease.kind)->queue, queue_partition_of(lease.job), &lease, 1,
+                     &beat);
     if (e != OK) {
         print_err(e, sc);
         return;
@@ -119,7 +122,9 @@ static void do_finish(struct scope *sc, char **w)
                                                       : QUEUE_RELEASE;
 
     snprintf(lease.token, sizeof(lease.token), "%s", w[3]);
-    print_err(queue_finish(sc, job_type(lease.kind)->queue, &lease, 1, end, number_of(w[5])), sc);
+    print_err(queue_finish(sc, job_type(lease.kind)->queue, queue_partition_of(lease.job), &lease,
+                           1, end, number_of(w[5])),
+              sc);
 }
 
 static void do_stats(struct scope *sc, char **w)
@@ -138,8 +143,91 @@ static void do_stats(struct scope *sc, char **w)
         running += s.n_running[kind];
     }
     printf("{\"ok\":true,\"paused\":%d,\"known\":%" PRId64 ",\"delayed\":%" PRId64
-           ",\"leased\":%" PRId64 ",\"ready\":%" PRId64 ",\"running\":%" PRId64 "}\n",
-           s.paused, s.n_known, s.n_delayed, s.n_leased, ready, running);
+           ",\"due\":%" PRId64 ",\"leased\":%" PRId64 ",\"ready\":%" PRId64 ",\"running\":%" PRId64
+           "}\n",
+           s.paused, s.n_known, s.n_delayed, s.n_due, s.n_leased, ready, running);
+}
+
+static void print_promise(const struct scope *sc, enum err e, const struct promise *p)
+{
+    char id[ID_TEXT_SIZE];
+
+    if (e != OK) {
+        print_err(e, sc);
+        return;
+    }
+    id_format(p->id, id);
+    printf("{\"ok\":true,\"job\":\"%s\",\"new\":%s}\n", id, p->is_new ? "true" : "false");
+}
+
+static struct promise promise_of(char **w)
+{
+    struct id user = id_of(w[2]);
+
+    return (struct promise){.kind = kind_of(w[1]),
+                            .user = user,
+                            .place = id_is_nil(user) ? (struct place){0} : id_place(user),
+                            .payload = w[3]};
+}
+
+/* promise TYPE USER PAYLOAD DELAY_MS always|until-done|throttle|debounce KEY MS */
+static void do_promise(struct scope *sc, char **w)
+{
+    struct promise p = promise_of(w);
+    enum err e;
+
+    p.delay_ms = number_of(w[4]);
+    p.dedup = strcmp(w[5], "until-done") == 0 ? PROMISE_UNTIL_DONE
+              : strcmp(w[5], "throttle") == 0 ? PROMISE_THROTTLE
+              : strcmp(w[5], "debounce") == 0 ? PROMISE_DEBOUNCE
+                                              : PROMISE_ALWAYS;
+    p.dedup_key = p.dedup == PROMISE_ALWAYS ? NULL : w[6];
+    p.dedup_ms = number_of(w[7]);
+    e = pg_begin(sc, p.place);
+    e = e == OK ? promise_make(sc, &p) : e;
+    e = e == OK ? pg_commit(sc, p.place) : e;
+    if (e == OK) {
+        promise_push(sc, &p, 1);
+    }
+    print_promise(sc, e, &p);
+}
+
+/* flow TYPE USER PAYLOAD CHILD_TYPE CHILD_PAYLOAD N */
+static void do_flow(struct scope *sc, char **w)
+{
+    struct promise parent = promise_of(w), children[16];
+    size_t n = (size_t)number_of(w[6]), i;
+    enum err e;
+
+    for (i = 0; i < n && i < ARRAY_LEN(children); i++) {
+        children[i] = parent;
+        children[i].kind = kind_of(w[4]);
+        children[i].payload = w[5];
+    }
+    e = promise_flow(sc, &parent, children, i);
+    if (e == OK) {
+        promise_push(sc, &parent, 1);
+        promise_push(sc, children, i);
+    }
+    print_promise(sc, e, &parent);
+}
+
+/* bulk TYPE USER PAYLOAD N REPLICAS */
+static void do_bulk(struct scope *sc, char **w)
+{
+    struct promise *all = arena_array(sc->arena, struct promise, PROMISE_MANY_MAX);
+    size_t n = (size_t)number_of(w[4]), i;
+    enum err e;
+
+    for (i = 0; i < n && i < PROMISE_MANY_MAX; i++) {
+        all[i] = promise_of(w);
+        all[i].wait_replicas = (int)number_of(w[5]);
+    }
+    e = promise_many(sc, all, i);
+    if (e == OK) {
+        promise_push(sc, all, i);
+    }
+    print_promise(sc, e, &all[0]);
 }
 
 static void run(struct scope *sc, char **w, int n)
@@ -156,13 +244,19 @@ static void run(struct scope *sc, char **w, int n)
         do_finish(sc, w);
     } else if (n == 3 && strcmp(w[0], "cancel") == 0) {
         print_err(queue_cancel(sc, kind_of(w[1]), id_of(w[2])), sc);
+    } else if (n == 8 && strcmp(w[0], "promise") == 0) {
+        do_promise(sc, w);
+    } else if (n == 7 && strcmp(w[0], "flow") == 0) {
+        do_flow(sc, w);
+    } else if (n == 6 && strcmp(w[0], "bulk") == 0) {
+        do_bulk(sc, w);
     } else if (n == 2 && strcmp(w[0], "stats") == 0) {
         do_stats(sc, w);
     } else if (n == 2 && (strcmp(w[0], "pause") == 0 || strcmp(w[0], "resume") == 0)) {
         print_err(queue_pause(sc, w[1], w[0][0] == 'p'), sc);
     } else if (n == 3 && strcmp(w[0], "wait") == 0) {
         int64_t start = clock_mono_us();
-        enum err e = queue_wait(sc, w[1], number_of(w[2]));
+        enum err e = queue_wait(sc, w[1], 0, number_of(w[2]));
 
         printf("{\"ok\":%s,\"waitedUs\":%" PRId64 "}\n", e == OK ? "true" : "false",
                clock_mono_us() - start);
@@ -220,7 +314,7 @@ static void bench(struct arena *a, int64_t jobs, size_t batch)
         arena_reset(a);
         scope_init(&sc, a, 10000);
         must(queue_fetch(&sc, &want, &got), &sc);
-        must(queue_finish(&sc, "audio", got.leases, got.n, QUEUE_DONE, 0), &sc);
+        must(queue_finish(&sc, "audio", 0, got.leases, got.n, QUEUE_DONE, 0), &sc);
         if (got.n == 0) {
             break;
         }
@@ -241,6 +335,8 @@ int main(int argc, char **argv)
     if (!config_load(stderr)) {
         return 1;
     }
+    instance_open(&(struct instance_plan){.databases = (int)config()->shard_count});
+    pg_open();
     setvbuf(stdout, NULL, _IOLBF, 0);
     if (argc == 4 && strcmp(argv[1], "bench") == 0) {
         size_t batch = (size_t)number_of(argv[3]);
@@ -265,6 +361,8 @@ int main(int argc, char **argv)
             scope_done(&sc);
         }
     }
+    pg_close();
+    instance_close();
     arena_close(&a);
     return 0;
 }

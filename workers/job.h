@@ -53,6 +53,13 @@ bool job_stopped(const struct job *j);
 /* The same for media_run(). */
 struct media_watch job_watch(struct job *j);
 
+/* Say what happens, for the operator (maxboosterctl queue show): a line of up to
+ * JOB_LOG_LINE_SIZE - 1 bytes. Never blocks; the last JOB_LOG_LINES of half a second are kept, and
+ * those of a killed worker's last half second are lost. Nothing secret. */
+void job_log(struct job *j, const char *format, ...) PRINTF_LIKE(2, 3);
+
+enum { JOB_LOG_LINES = 16, JOB_LOG_LINE_SIZE = 240 };
+
 /* Text of a JSON object in the arena: what the job gives. "{}" if never called. */
 void job_result(struct job *j, const char *json);
 

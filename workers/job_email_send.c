@@ -49,6 +49,15 @@ static const struct field profile_fields[] = {
 };
 static const struct shape shape_profile = SHAPE(profile_row, profile_fields);
 
+struct suppressed_row {
+    const char *reason;
+};
+
+static const struct field suppressed_fields[] = {
+    F_STR(suppressed_row, reason, "reason", 1, 500, 0),
+};
+static const struct shape shape_suppressed = SHAPE(suppressed_row, suppressed_fields);
+
 static void letter_begin(struct letter *l, struct job *j, const char *to, const char *subject,
                          const char *name)
 {
@@ -92,6 +101,34 @@ static void letter_link(struct letter *l, const char *label, const char *url)
     strbuf_printf(&l->html, "\">%s</a></p>\n", label);
 }
 
+/* Is the address on the list of those that get no mail? *e_out: could that be told? */
+static bool is_suppressed(struct job *j, const char *address, enum err *e_out)
+{
+    struct scope *sc = job_scope(j);
+    const char *email = ascii_lower(sc->arena, address);
+    struct suppressed_row row;
+
+    *e_out = pg_one(sc, q_suppressions_find(sc, id_place_of_email(email), email), &shape_suppressed,
+                    &row);
+    if (*e_out == ERR_NOT_FOUND) {
+        scope_forgive(sc);
+        *e_out = OK;
+        return false;
+    }
+    return *e_out == OK;
+}
+
+/* There is no such mailbox: do not ask its server again. */
+static enum err suppress(struct job *j, const char *address)
+{
+    struct scope *sc = job_scope(j);
+    const char *email = ascii_lower(sc->arena, address), *why = sc->cause;
+
+    job_log(j, "the server knows no such mailbox: it is suppressed");
+    TRY(pg_exec(sc, q_suppressions_add(sc, id_place_of_email(email), email, why), NULL));
+    return scope_fail(sc, ERR_VALIDATION_FAILED, "%s", why);
+}
+
 static enum err letter_send(struct letter *l, struct job *j)
 {
     struct scope *sc = job_scope(j);
@@ -105,12 +142,20 @@ static enum err letter_send(struct letter *l, struct job *j)
         .date_ms = clock_wall_ms(),
     };
     const char *message;
+    enum err e;
     size_t len;
 
     strbuf_puts(&l->html, "</div>\n</body></html>\n");
     TRY(mail_compose(sc, &mail, &message, &len));
+    if (is_suppressed(j, l->to, &e)) {
+        job_log(j, "the address is suppressed: nothing was sent");
+        job_result(j, "{\"suppressed\":true}");
+        return OK;
+    }
+    TRY(e);
     pg_release(sc);
-    return smtp_send(sc, config()->smtp_url, config()->mail_from, l->to, message, len);
+    e = smtp_send(sc, config()->smtp_url, config()->mail_from, l->to, message, len);
+    return e == ERR_NOT_FOUND ? suppress(j, l->to) : e;
 }
 
 static enum err send_welcome(struct job *j, const char *email)

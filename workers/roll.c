@@ -12,6 +12,7 @@
 #include "lib/pg.h"
 #include "lib/redis.h"
 #include "lib/shape.h"
+#include "lib/str.h"
 #include "queries.h"
 #include "workers/worker.h"
 
@@ -23,6 +24,9 @@ struct slot {
     int64_t fence;     /* 0: not claimed yet */
     int64_t n_entries; /* tells this use of the slot from the next */
     int reported;      /* percent that the row has */
+    size_t n_lines;    /* said so far by this job; the last JOB_LOG_LINES are in lines */
+    size_t n_written;  /* of them */
+    char lines[JOB_LOG_LINES][JOB_LOG_LINE_SIZE];
     _Atomic int progress;
     _Atomic int stop;
 };
@@ -53,6 +57,7 @@ void roll_enter(size_t slot, const struct queue_lease *lease)
     s->fence = 0;
     s->n_entries++;
     s->reported = 0;
+    s->n_lines = s->n_written = 0;
     atomic_store(&s->progress, 0);
     atomic_store(&s->stop, STOP_NONE);
     pthread_mutex_unlock(&lock);
@@ -115,8 +120,9 @@ size_t roll_busy(void)
     return n;
 }
 
-/* Leases of one queue, at most a batch from slot *next on. */
-static size_t gather(const char *queue, size_t *next, struct queue_lease *leases, size_t *from)
+/* Leases of one partition, at most a batch from slot *next on. */
+static size_t gather(const char *queue, int partition, size_t *next, struct queue_lease *leases,
+                     size_t *from)
 {
     size_t n = 0;
 
@@ -124,7 +130,8 @@ static size_t gather(const char *queue, size_t *next, struct queue_lease *leases
     for (; *next < n_slots && n < QUEUE_BATCH_MAX; (*next)++) {
         const struct slot *s = &slots[*next];
 
-        if (s->used && strcmp(job_type(s->lease.kind)->queue, queue) == 0) {
+        if (s->used && strcmp(job_type(s->lease.kind)->queue, queue) == 0 &&
+            queue_partition_of(s->lease.job) == partition) {
             leases[n] = s->lease;
             from[n++] = *next;
         }
@@ -147,17 +154,17 @@ static void apply(const struct queue_lease *lease, size_t slot, enum queue_beat 
     pthread_mutex_unlock(&lock);
 }
 
-static void beat_queue(struct arena *arena, const char *queue)
+static void beat_partition(struct arena *arena, const char *queue, int partition)
 {
     struct queue_lease leases[QUEUE_BATCH_MAX];
     enum queue_beat beats[QUEUE_BATCH_MAX];
     size_t from[QUEUE_BATCH_MAX], next = 0, n, i;
     struct scope sc;
 
-    while ((n = gather(queue, &next, leases, from)) > 0) {
+    while ((n = gather(queue, partition, &next, leases, from)) > 0) {
         arena_reset(arena);
         scope_init(&sc, arena, config()->redis_timeout_ms);
-        if (queue_extend(&sc, queue, leases, n, beats) == OK) {
+        if (queue_extend(&sc, queue, partition, leases, n, beats) == OK) {
             for (i = 0; i < n; i++) {
                 apply(&leases[i], from[i], beats[i]);
             }
@@ -188,11 +195,14 @@ static void *beat(void *unused)
     struct arena *arena = arena_open(BEAT_ARENA_BYTES);
     size_t n, i;
     const char *const *queues = queue_names(&n);
+    int partition;
 
     (void)unused;
     while (rest(config()->job_heartbeat_ms)) {
         for (i = 0; i < n; i++) {
-            beat_queue(arena, queues[i]);
+            for (partition = 0; partition < queue_partitions(); partition++) {
+                beat_partition(arena, queues[i], partition);
+            }
         }
     }
     redis_thread_done();
@@ -222,41 +232,116 @@ static enum stop why_refused(struct scope *sc, struct id job)
                : STOP_LOST;
 }
 
-/* Write one slot's progress if it has grown. A row that does not take it is no longer this
- * attempt's. False: the database is missing, leave the rest for later. */
-static bool report_slot(struct arena *arena, struct slot *s)
+void roll_log(size_t slot, const char *line)
 {
-    struct scope sc;
-    struct queue_lease lease;
-    int64_t fence, entry, n_rows = 0;
-    int percent = atomic_load(&s->progress);
-    enum stop why = STOP_NONE;
-    bool is_news;
-    enum err e;
+    struct slot *s = &slots[slot];
 
     pthread_mutex_lock(&lock);
-    is_news = s->used && s->fence > 0 && percent > s->reported;
-    lease = s->lease;
-    fence = s->fence;
-    entry = s->n_entries;
+    snprintf(s->lines[s->n_lines % JOB_LOG_LINES], JOB_LOG_LINE_SIZE, "%s", line);
+    s->n_lines++;
     pthread_mutex_unlock(&lock);
-    if (!is_news) {
+}
+
+/* What a slot has to tell, copied under the lock. */
+struct news {
+    struct queue_lease lease;
+    int64_t fence, entry;
+    int percent;
+    bool has_grown;
+    size_t n_lines;
+    const char *lines; /* JSON array; NULL: nothing was said */
+};
+
+static struct news take_news(struct arena *arena, struct slot *s)
+{
+    struct news news = {.percent = atomic_load(&s->progress)};
+    size_t i = s->n_written;
+
+    news.lease = s->lease;
+    news.fence = s->fence;
+    news.entry = s->n_entries;
+    news.n_lines = s->n_lines;
+    news.has_grown = s->used && s->fence > 0 && news.percent > s->reported;
+    if (s->used && s->fence > 0 && s->n_lines > s->n_written) {
+        struct strbuf b;
+
+        strbuf_init(&b, arena, 1024);
+        i = s->n_lines - i > JOB_LOG_LINES ? s->n_lines - JOB_LOG_LINES : i;
+        for (; i < s->n_lines; i++) {
+            strbuf_putc(&b, b.len == 0 ? '[' : ',');
+            strbuf_json(&b, s->lines[i % JOB_LOG_LINES]);
+        }
+        strbuf_putc(&b, ']');
+        news.lines = b.data;
+    }
+    return news;
+}
+
+static enum err write_lines(struct scope *sc, struct slot *s, const struct news *news)
+{
+    if (news->lines == NULL) {
+        return OK;
+    }
+    TRY(pg_exec(sc, q_jobs_log(sc, news->lease.job, news->fence, news->lines), NULL));
+    pthread_mutex_lock(&lock);
+    if (s->used && s->n_entries == news->entry) {
+        s->n_written = news->n_lines;
+    }
+    pthread_mutex_unlock(&lock);
+    return OK;
+}
+
+void roll_say(size_t slot, struct arena *arena)
+{
+    struct slot *s = &slots[slot];
+    struct news news;
+    struct scope sc;
+
+    pthread_mutex_lock(&lock);
+    news = take_news(arena, s);
+    pthread_mutex_unlock(&lock);
+    scope_init(&sc, arena, REPORT_LIMIT_MS);
+    (void)!write_lines(&sc, s, &news);
+    scope_done(&sc);
+}
+
+/* Write one slot's progress if it has grown, and what it says. A row that does not take it is no
+ * longer this attempt's. False: the database is missing, leave the rest for later. */
+static bool report_slot(struct arena *arena, struct slot *s)
+{
+    enum stop why = STOP_NONE;
+    int64_t n_rows = 0;
+    struct news news;
+    struct scope sc;
+    enum err e;
+
+    arena_reset(arena);
+    pthread_mutex_lock(&lock);
+    news = take_news(arena, s);
+    pthread_mutex_unlock(&lock);
+    if (!news.has_grown && news.lines == NULL) {
         return true;
     }
-    arena_reset(arena);
     scope_init(&sc, arena, REPORT_LIMIT_MS);
-    e = pg_exec(&sc, q_jobs_progress(&sc, lease.job, fence, percent), &n_rows);
-    if (e == OK && n_rows == 0) {
-        why = why_refused(&sc, lease.job);
+    e = write_lines(&sc, s, &news);
+    if (e == OK && news.has_grown) {
+        e = pg_exec(&sc, q_jobs_progress(&sc, news.lease.job, news.fence, news.percent), &n_rows);
+        if (e == OK && n_rows == 0) {
+            why = why_refused(&sc, news.lease.job);
+        }
     }
     pthread_mutex_lock(&lock);
-    if (e == OK && s->used && s->n_entries == entry) {
-        s->reported = percent;
+    if (e == OK && s->used && s->n_entries == news.entry && news.has_grown) {
+        s->reported = news.percent;
         if (why != STOP_NONE) {
             stop_slot(s, why);
         }
     }
     pthread_mutex_unlock(&lock);
+    if (e == OK && news.has_grown && why == STOP_NONE) {
+        (void)!queue_tell(&sc, news.lease.user, news.lease.job, news.lease.kind, "processing",
+                          news.percent);
+    }
     scope_done(&sc);
     return e == OK;
 }

@@ -40,7 +40,7 @@ static struct {
 static struct {
     char epoch[QUEUE_EPOCH_SIZE];
     int64_t lost_mono_ms; /* 0: never */
-} seen[QUEUES_MAX];
+} seen[QUEUES_MAX][QUEUE_PARTITIONS_MAX];
 
 static sigset_t signals;
 
@@ -96,19 +96,20 @@ bool scheduler_stopping(void)
            (sigismember(&pending, SIGTERM) == 1 || sigismember(&pending, SIGINT) == 1);
 }
 
-static void note_epoch(size_t i, const char *queue, const char *epoch)
+static void note_epoch(size_t i, int partition, const char *queue, const char *epoch)
 {
-    if (strcmp(seen[i].epoch, epoch) != 0) {
+    if (strcmp(seen[i][partition].epoch, epoch) != 0) {
         /* Also at the start: what happened before is not known. */
-        seen[i].lost_mono_ms = clock_mono_ms();
-        memcpy(seen[i].epoch, epoch, sizeof(seen[i].epoch));
-        log_event(LOG_INFO, "scheduler.epoch", "queue %s is of epoch %s", queue, epoch);
+        seen[i][partition].lost_mono_ms = clock_mono_ms();
+        memcpy(seen[i][partition].epoch, epoch, sizeof(seen[i][partition].epoch));
+        log_event(LOG_INFO, "scheduler.epoch", "queue %s:%d is of epoch %s", queue, partition,
+                  epoch);
     }
 }
 
-static void tend(struct arena *arena, size_t i, const char *queue)
+static void tend(struct arena *arena, size_t i, int partition, const char *queue)
 {
-    const struct queue_want want = {.queue = queue, .worker = "scheduler"};
+    const struct queue_want want = {.queue = queue, .partition = partition, .worker = "scheduler"};
     int64_t n_promoted = 0, n_recovered = 0;
     struct queue_got got = {.more_due = true};
     int calls;
@@ -122,7 +123,7 @@ static void tend(struct arena *arena, size_t i, const char *queue)
             log_event(LOG_WARN, "scheduler.tend", "%s", sc.cause == NULL ? "" : sc.cause);
             return;
         }
-        note_epoch(i, queue, got.epoch);
+        note_epoch(i, partition, queue, got.epoch);
         n_promoted += got.n_promoted;
         n_recovered += got.n_recovered;
     }
@@ -136,9 +137,12 @@ void queues_tend(struct arena *arena)
 {
     size_t n, i;
     const char *const *queues = queue_names(&n);
+    int partition;
 
     for (i = 0; i < n && i < QUEUES_MAX; i++) {
-        tend(arena, i, queues[i]);
+        for (partition = 0; partition < queue_partitions(); partition++) {
+            tend(arena, i, partition, queues[i]);
+        }
     }
 }
 
@@ -146,13 +150,18 @@ int64_t queues_lost_ms(const char *queue)
 {
     size_t n, i;
     const char *const *queues = queue_names(&n);
+    int64_t latest = 0;
+    int partition;
 
     for (i = 0; i < n && i < QUEUES_MAX; i++) {
-        if (strcmp(queues[i], queue) == 0 && seen[i].lost_mono_ms != 0) {
-            return clock_mono_ms() - seen[i].lost_mono_ms;
+        for (partition = 0; strcmp(queues[i], queue) == 0 && partition < queue_partitions();
+             partition++) {
+            int64_t lost_ms = seen[i][partition].lost_mono_ms;
+
+            latest = lost_ms > latest ? lost_ms : latest;
         }
     }
-    return -1;
+    return latest == 0 ? -1 : clock_mono_ms() - latest;
 }
 
 /* Wait a tick; false: the process is to end. */

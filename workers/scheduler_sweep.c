@@ -15,7 +15,7 @@
 enum {
     BATCH = 100,
     BATCHES_MAX = 20,                  /* of one sweep, shard and round */
-    PAGES_MAX = 20,                    /* of temp/ in one round, 1000 keys each */
+    PAGES_MAX = 20,                    /* of a prefix in one round, 1000 keys each */
     LIMIT_MS = 60000,                  /* of one batch */
     IDEMPOTENCY_TTL_MS = 24 * 3600000, /* the time that the API promises */
     RESERVATION_STALE_MS = 120000      /* longer than any request may take */
@@ -171,6 +171,30 @@ static enum err sweep_reservations(struct scope *sc, struct place place, int64_t
     return OK;
 }
 
+struct swept_job {
+    struct id id;
+};
+
+static const struct field swept_job_fields[] = {F_ID(swept_job, id, "id", 0)};
+static const struct shape shape_swept_job = SHAPE(swept_job, swept_job_fields);
+
+/* Jobs that ended long ago; what they made lives by rules of its own. */
+static enum err sweep_jobs(struct scope *sc, struct place place, int64_t *n_out,
+                           int64_t *n_done_out)
+{
+    int64_t now = clock_wall_ms();
+    struct swept_job *jobs;
+    size_t n;
+
+    TRY(pg_many(sc,
+                q_jobs_expire(sc, place, now - config()->job_retention_s * 1000,
+                              now - config()->job_dead_retention_s * 1000, BATCH),
+                &shape_swept_job, &jobs, &n));
+    *n_out = (int64_t)n;
+    *n_done_out += *n_out;
+    return OK;
+}
+
 static const struct {
     const char *name;
     sweep_fn fn;
@@ -180,6 +204,7 @@ static const struct {
     {"password_resets", sweep_resets},
     {"idempotency", sweep_idempotency},
     {"reservations", sweep_reservations},
+    {"jobs", sweep_jobs},
 };
 
 static void tell(const char *name, int shard, int64_t n_done, enum err e, const struct scope *sc)
@@ -226,11 +251,15 @@ static void sweep_shard(struct arena *arena, int shard)
     }
 }
 
-/* Objects under temp/ by age; the position is kept from round to round. */
-static void sweep_temp(struct arena *arena)
+/* Objects under a prefix by age; the position is kept from round to round. */
+struct aged {
+    const char *name, *prefix;
+    char after[600];
+};
+
+static void sweep_aged(struct arena *arena, struct aged *what, int64_t ttl_s)
 {
-    static char after[600];
-    int64_t before = clock_wall_ms() - config()->temp_ttl_s * 1000, n_done = 0;
+    int64_t before = clock_wall_ms() - ttl_s * 1000, n_done = 0;
     struct s3_listed *items;
     bool has_more = true;
     struct scope sc;
@@ -241,17 +270,17 @@ static void sweep_temp(struct arena *arena)
     for (page = 0; page < PAGES_MAX && e == OK && has_more && lead_keep(arena); page++) {
         arena_reset(arena);
         scope_init(&sc, arena, LIMIT_MS);
-        e = s3_list(&sc, "temp/", after, &items, &n, &has_more);
+        e = s3_list(&sc, what->prefix, what->after, &items, &n, &has_more);
         for (i = 0; i < n && e == OK && !scheduler_stopping(); i++) {
             if (items[i].modified_ms < before) {
                 e = s3_delete(&sc, items[i].key);
                 n_done += e == OK;
             }
         }
-        has_more = has_more && e == OK && n > 0 && strlen(items[n - 1].key) < sizeof(after);
-        snprintf(after, sizeof(after), "%s", has_more ? items[n - 1].key : "");
+        has_more = has_more && e == OK && n > 0 && strlen(items[n - 1].key) < sizeof(what->after);
+        snprintf(what->after, sizeof(what->after), "%s", has_more ? items[n - 1].key : "");
         if (e != OK || !has_more || page + 1 == PAGES_MAX) {
-            tell("temp", -1, n_done, e, &sc);
+            tell(what->name, -1, n_done, e, &sc);
         }
         scope_done(&sc);
     }
@@ -300,6 +329,8 @@ static void sweep_multiparts(struct arena *arena)
 
 void sweep_round(struct arena *arena)
 {
+    static struct aged temp = {.name = "temp", .prefix = "temp/"};
+    static struct aged logs = {.name = "logs", .prefix = "logs/"};
     static int64_t next_mono_ms;
     int shard;
 
@@ -310,7 +341,8 @@ void sweep_round(struct arena *arena)
         sweep_shard(arena, shard);
     }
     if (!scheduler_stopping()) {
-        sweep_temp(arena);
+        sweep_aged(arena, &temp, config()->temp_ttl_s);
+        sweep_aged(arena, &logs, config()->logs_ttl_s);
         sweep_multiparts(arena);
     }
     next_mono_ms = clock_mono_ms() + config()->sweep_interval_s * 1000;

@@ -18,7 +18,6 @@
 
 enum {
     THREADS_MAX = 1024,
-    QUEUES_MAX = 16,
     JOB_ARENA_BYTES = 8 << 20, /* a long file is many S3 requests of a few KiB each */
     STACK_BYTES = 1024 * 1024,
     FETCH_LIMIT_MS = 10000,
@@ -31,7 +30,7 @@ enum {
 
 struct server {
     pthread_t thread;
-    const char *queue;
+    const struct pool *pool;
     size_t slot;
 };
 
@@ -71,21 +70,37 @@ void worker_sleep(int64_t ms)
     pthread_mutex_unlock(&lock);
 }
 
-static struct queue_want want_of(const char *queue)
+/* Fetch from the thread's own partition first, then from the others. */
+static enum err fetch(struct scope *sc, const struct server *s, struct queue_got *got_out)
 {
-    struct queue_want want = {.queue = queue, .worker = worker_id, .max = 1};
-    enum job_kind kind;
+    struct queue_want want = {.queue = s->pool->queue, .worker = worker_id, .max = 1};
+    int n = queue_partitions(), i;
 
-    for (kind = 0; kind < JOB__COUNT; kind++) {
-        const char *name = job_type(kind)->name;
-
-        want.kinds[kind] = job_code_lookup(name, strlen(name)) != NULL;
+    memcpy(want.kinds, s->pool->kinds, sizeof(want.kinds));
+    for (i = 0; i < n; i++) {
+        want.partition = (int)((s->slot + (size_t)i) % (size_t)n);
+        TRY(queue_fetch(sc, &want, got_out));
+        if (got_out->n > 0) {
+            return OK;
+        }
     }
-    return want;
+    return OK;
+}
+
+/* Sleep at the own partition; with several, others must be looked at as well. */
+static enum err wait_for_job(struct scope *sc, const struct server *s, const struct queue_got *got)
+{
+    int n = queue_partitions();
+    int64_t wait_ms = WAIT_MS / n;
+
+    if (got->next_due_ms >= 0 && got->next_due_ms < wait_ms && !got->paused) {
+        wait_ms = got->next_due_ms;
+    }
+    return queue_wait(sc, s->pool->queue, (int)(s->slot % (size_t)n), wait_ms);
 }
 
 /* Fetch and run one job, or sleep until there may be one. */
-static void serve_one(struct arena *arena, const struct server *s, const struct queue_want *want)
+static void serve_one(struct arena *arena, const struct server *s)
 {
     struct queue_got got;
     struct scope sc;
@@ -93,13 +108,9 @@ static void serve_one(struct arena *arena, const struct server *s, const struct 
 
     arena_reset(arena);
     scope_init(&sc, arena, FETCH_LIMIT_MS);
-    e = queue_fetch(&sc, want, &got);
+    e = fetch(&sc, s, &got);
     if (e == OK && got.n == 0) {
-        int64_t wait_ms = got.next_due_ms >= 0 && got.next_due_ms < WAIT_MS && !got.paused
-                              ? got.next_due_ms
-                              : WAIT_MS;
-
-        e = queue_wait(&sc, s->queue, wait_ms);
+        e = wait_for_job(&sc, s, &got);
     }
     if (e != OK) {
         log_event(LOG_WARN, "job.fetch", "%s", sc.cause == NULL ? "" : sc.cause);
@@ -115,10 +126,9 @@ static void *serve(void *context)
 {
     struct server *s = context;
     struct arena *arena = arena_open(JOB_ARENA_BYTES);
-    struct queue_want want = want_of(s->queue);
 
     while (!worker_stopping()) {
-        serve_one(arena, s, &want);
+        serve_one(arena, s);
     }
     redis_thread_done();
     arena_close(&arena);
@@ -126,50 +136,24 @@ static void *serve(void *context)
     return NULL;
 }
 
-/* Split the list; a queue that cannot be served is left out with a line in the log, an unknown
- * one is an error. */
-static bool choose(const char *list, const char **queues, size_t *n_out)
+static bool start_thread(struct server *s, const pthread_attr_t *attributes)
 {
-    size_t n_known, i;
-    const char *const *known = queue_names(&n_known);
-
-    *n_out = 0;
-    while (*list != '\0') {
-        size_t len = strcspn(list, ",");
-
-        for (i = 0; i < n_known; i++) {
-            if (strlen(known[i]) == len && strncmp(known[i], list, len) == 0) {
-                break;
-            }
-        }
-        if (i == n_known || *n_out == QUEUES_MAX) {
-            fprintf(stderr, "maxbooster-worker: there is no queue \"%.*s\"\n", (int)len, list);
-            return false;
-        }
-        if (strcmp(known[i], "email") == 0 && *config()->smtp_url == '\0') {
-            log_event(LOG_WARN, "worker.queue", "SMTP_URL is empty: e-mail jobs wait");
-        } else {
-            queues[(*n_out)++] = known[i];
-        }
-        list += len + (list[len] == ',');
-    }
-    return true;
+    atomic_fetch_add(&n_serving, 1);
+    return pthread_create(&s->thread, attributes, serve, s) == 0 && pthread_detach(s->thread) == 0;
 }
 
-static bool start(struct server *servers, const char *const *queues, size_t n_queues)
+static bool start(struct server *servers, const struct pool *pools, size_t n_pools)
 {
-    size_t threads = (size_t)config()->worker_threads, i;
     pthread_attr_t attributes;
     bool is_good = true;
+    size_t pool, i, n = 0;
 
     pthread_attr_init(&attributes);
     pthread_attr_setstacksize(&attributes, STACK_BYTES);
-    for (i = 0; i < n_queues * threads && is_good; i++) {
-        servers[i] = (struct server){.queue = queues[i / threads], .slot = i};
-        atomic_fetch_add(&n_serving, 1);
-        is_good = pthread_create(&servers[i].thread, &attributes, serve, &servers[i]) == 0;
-        if (is_good) {
-            pthread_detach(servers[i].thread);
+    for (pool = 0; pool < n_pools; pool++) {
+        for (i = 0; i < pools[pool].threads && is_good; i++, n++) {
+            servers[n] = (struct server){.pool = &pools[pool], .slot = n};
+            is_good = start_thread(&servers[n], &attributes);
         }
     }
     pthread_attr_destroy(&attributes);
@@ -217,27 +201,29 @@ static void mind_signals(void)
 int worker_run(const char *list)
 {
     static struct server servers[THREADS_MAX];
-    const char *queues[QUEUES_MAX];
+    static struct pool pools[POOLS_MAX];
     uint8_t random[8];
-    size_t n_queues;
+    size_t n_pools, n_threads = 0, i;
 
-    if (!choose(list, queues, &n_queues)) {
+    if (!pools_read(list, pools, &n_pools)) {
         return EXIT_FAILURE;
     }
-    if (n_queues * (size_t)config()->worker_threads > THREADS_MAX) {
+    for (i = 0; i < n_pools; i++) {
+        n_threads += pools[i].threads;
+    }
+    if (n_threads > THREADS_MAX) {
         fprintf(stderr, "maxbooster-worker: more than %d threads in all\n", THREADS_MAX);
         return EXIT_FAILURE;
     }
     crypto_random(random, sizeof(random));
     hex_encode(random, sizeof(random), worker_id);
-    roll_open(THREADS_MAX);
+    roll_open(n_threads + 1);
     roll_start();
-    if (!start(servers, queues, n_queues)) {
+    if (!start(servers, pools, n_pools)) {
         fputs("maxbooster-worker: a thread does not start\n", stderr);
         return EXIT_FAILURE;
     }
-    log_event(LOG_INFO, "start", "serving %s, %d threads each", list,
-              (int)config()->worker_threads);
+    log_event(LOG_INFO, "start", "serving %s, %d threads in all", list, (int)n_threads);
     mind_signals();
     stop();
     roll_close();

@@ -1,7 +1,7 @@
 /* The worker process: threads that run jobs, and those that keep their leases alive. Private to
  * workers/.
  *
- * Each queue that is served has WORKER_THREADS threads of its own, so that no mail waits behind
+ * Each pool (a queue, or one type of a queue) has threads of its own, so that no mail waits behind
  * a conversion. One thread beats for all running jobs, one reports their progress. A job that
  * runs is known by its slot in the roll. */
 #ifndef WORKERS_WORKER_H
@@ -27,6 +27,20 @@ struct job_code {
 /* gperf's look-up of a type by its name; NULL where this program has no code for it. */
 const struct job_code *job_code_lookup(const char *name, size_t len);
 
+/* Threads that serve one queue, or one type of it. */
+struct pool {
+    const char *queue;
+    bool kinds[JOB__COUNT]; /* that it takes, and for which there is code */
+    size_t threads;
+};
+
+enum { POOLS_MAX = 16, POOL_THREADS_MAX = 256 };
+
+/* Read a list like "audio,email=4,audio-mix=1" into up to POOLS_MAX pools. False: it names what
+ * there is not; a sentence on standard error says so. A pool for mail is left out while SMTP_URL is
+ * empty. */
+bool pools_read(const char *list, struct pool *pools, size_t *n_out);
+
 /* Start the roll for n threads. */
 void roll_open(size_t n);
 
@@ -44,6 +58,14 @@ enum stop roll_stop(size_t slot);
 
 /* Tell how far the slot's job is. */
 void roll_progress(size_t slot, int percent);
+
+/* Keep a line that the slot's job says until it is written; of more than JOB_LOG_LINES the oldest
+ * go. */
+void roll_log(size_t slot, const char *line);
+
+/* Write what is kept of the slot's job, in the calling thread, once the job's code has ended. Best
+ * effort. */
+void roll_say(size_t slot, struct arena *arena);
 
 /* Stop all running jobs. */
 void roll_interrupt(enum stop why);
@@ -70,9 +92,9 @@ struct timespec worker_deadline(int64_t ms);
 /* Sleep, but not longer than until worker_stop(). */
 void worker_sleep(int64_t ms);
 
-/* Serve these queues (comma list) until worker_stop(), then finish: EXIT_SUCCESS, or
+/* Serve these pools until worker_stop(), then finish: EXIT_SUCCESS, or
  * EXIT_FAILURE where a thread or a queue cannot be had. Blocks in the calling thread, which
  * takes the signals. */
-int worker_run(const char *queues);
+int worker_run(const char *pools);
 
 #endif

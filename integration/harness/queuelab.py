@@ -13,6 +13,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -27,6 +28,8 @@ from .waits import wait_until
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 PG_BIN = pathlib.Path("/usr/lib/postgresql/15/bin")
 SHARDS = 2
+PROGRAMS = ("bin/maxbooster-worker", "bin/maxbooster-scheduler", "bin/maxboosterctl",
+            "loadtest/queue_driver")
 
 
 def free_port():
@@ -66,6 +69,14 @@ def owned_id(owner=None):
 def shard_of(some_id):
     """The shard of an owned id."""
     return int(some_id[:8], 16) % SHARDS
+
+
+def query(name):
+    """Text of a named query."""
+    sys.path.insert(0, str(ROOT / "tools"))
+    import gen_queries  # pylint: disable=import-outside-toplevel
+    found, _ = gen_queries.read_all(str(ROOT / "sql/queries"))
+    return next(q.text for q in found if q.name == name)
 
 
 class Redis:
@@ -171,6 +182,17 @@ class Postgres:
         """Run a statement on a shard; its rows."""
         return self._sql(self.url(shard), statement, *arguments)
 
+    def prepared(self, shard, statement, *arguments):
+        """Run a statement with $1, $2, … on a shard."""
+        connection = psycopg2.connect(self.url(shard))
+        connection.autocommit = True
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(f"PREPARE q AS {statement}")
+                cursor.execute(f"EXECUTE q ({', '.join(['%s'] * len(arguments))})", arguments)
+        finally:
+            connection.close()
+
     def job(self, job_id):
         """A job's row."""
         names = ["status", "attempts", "stalled", "fence", "result", "error", "progress"]
@@ -192,10 +214,19 @@ class Mail:
         self.taken = collections.Counter()  # Message-ID -> how often it was taken
         self.messages = []
         self.arrived = collections.Counter()  # address -> how often DATA was sent
+        self.refused = collections.Counter()  # address -> how often RCPT was refused
         self.gate = threading.Event()
         self._controller = Controller(self, hostname="127.0.0.1", port=self.port)
         self._controller.start()
         self.url = f"smtp://127.0.0.1:{self.port}"
+
+    async def handle_RCPT(self, _server, _session, envelope, address, _options):
+        """nobody-…: there is no such mailbox."""
+        if address.lower().startswith("nobody-"):
+            self.refused[address.lower()] += 1
+            return "550 5.1.1 no such mailbox"
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
 
     async def handle_DATA(self, _server, _session, envelope):
         """hold-…: until the gate opens. refuse-…: 550. later-…: 451 twice. else take it."""
@@ -265,9 +296,11 @@ class Driver:
 
     def __call__(self, *words):
         self._process.stdin.write(" ".join(str(word) for word in words) + "\n")
-        line = self._process.stdout.readline()
-        assert line, f"the driver ended with {self._process.wait()}"
-        answer = json.loads(line)
+        answer = {}
+        while "ok" not in answer:  # else it is a line of the log
+            line = self._process.stdout.readline()
+            assert line, f"the driver ended with {self._process.wait()}"
+            answer = json.loads(line)
         assert answer["ok"], answer
         return answer
 
@@ -303,9 +336,10 @@ class Lab:
 
     def __init__(self, folder, programs):
         self.folder = pathlib.Path(folder)
-        self.worker_program, self.scheduler_program, self.ctl_program, driver = programs
+        (self.worker_program, self.scheduler_program, self.ctl_program,
+         self.driver_program) = programs
         self.redis = Redis(self.folder / "redis")
-        self.driver = Driver(driver, self.redis.url)
+        self.driver = Driver(self.driver_program, self.redis.url)
         self.postgres = Postgres()
         self.mail = Mail()
         self.processes = []
@@ -363,6 +397,19 @@ class Lab:
     def times_sent(self, job):
         """How often the mail of a job was taken."""
         return self.mail.taken[f"<{job}@example.org>"]
+
+    def reset(self):
+        """End the programs and empty the stores, between two tests."""
+        self.mail.gate.set()
+        for process in self.processes:
+            process.kill()
+        self.processes.clear()
+        self.mail.gate.clear()
+        self.redis.client.flushall()
+        for shard in range(SHARDS):
+            self.postgres.sql(shard, "TRUNCATE jobs, job_logs, crons, users, emails, "
+                              "email_suppressions, password_resets, idempotency, audio_files, "
+                              "uploads")
 
     def close(self):
         """End all."""

@@ -18,11 +18,65 @@
 INSERT INTO jobs (id, user_id, type, payload, traceparent, run_at)
 VALUES ($1, $2, $3, $4, $5, coalesce($6, now()));
 
+-- name: jobs_insert_many :exec
+-- shard: place
+-- args: rows jsonb
+-- Promise several jobs at once, all of one shard: an array of objects with id, user_id, type,
+-- payload and, where there are any, traceparent, delay_ms, parent_id, waits_for, dedup_key.
+INSERT INTO jobs (id, user_id, type, payload, traceparent, run_at, parent_id, waits_for, dedup_key)
+SELECT id, user_id, type, payload, traceparent,
+       now() + coalesce(delay_ms, 0) * interval '1 millisecond',
+       parent_id, coalesce(waits_for, 0), dedup_key
+FROM jsonb_to_recordset($1) AS r (id uuid, user_id uuid, type text, payload jsonb, traceparent text,
+                                  delay_ms bigint, parent_id uuid, waits_for int, dedup_key text);
+
+-- name: jobs_dedup_lock :exec
+-- shard: place
+-- args: key text
+-- One at a time decides about a key; until the end of the transaction.
+SELECT pg_advisory_xact_lock(hashtextextended($1, 0));
+
+-- name: jobs_dedup_find :one
+-- shard: place
+-- args: key text, type text, user_id uuid?, window_ms bigint
+-- The newest job of a key that is not done, or was promised within window_ms.
+SELECT id FROM jobs
+WHERE dedup_key = $1 AND type = $2 AND user_id IS NOT DISTINCT FROM $3
+  AND (status IN ('queued', 'processing')
+       OR created_at > now() - $4::bigint * interval '1 millisecond')
+ORDER BY created_at DESC
+LIMIT 1;
+
+-- name: jobs_debounce :one
+-- shard: place
+-- args: key text, type text, user_id uuid?, delay_ms bigint, payload jsonb
+-- Push the job of a key back that has not begun, and give it the newer payload; but not past ten
+-- times the delay since it was promised. Not found: there is none.
+UPDATE jobs
+SET payload = $5, updated_at = now(),
+    run_at = least(now() + $4::bigint * interval '1 millisecond',
+                   created_at + $4::bigint * interval '10 milliseconds')
+WHERE id = (SELECT id FROM jobs
+            WHERE dedup_key = $1 AND type = $2 AND user_id IS NOT DISTINCT FROM $3
+              AND status = 'queued' AND attempts = 0
+            ORDER BY created_at DESC
+            LIMIT 1)
+  AND status = 'queued' AND attempts = 0
+RETURNING id;
+
 -- name: jobs_state :one
 -- shard: id
 -- args: id uuid
--- Where a job stands, whoever owns it.
-SELECT status, fence FROM jobs WHERE id = $1;
+-- Where a job stands, whoever owns it; due_in_ms is below 0 for one that is due.
+SELECT status, fence, waits_for,
+       (extract(epoch FROM run_at - now()) * 1000)::bigint AS due_in_ms
+FROM jobs WHERE id = $1;
+
+-- name: jobs_children :many
+-- shard: parent_id
+-- args: parent_id uuid, max_rows bigint
+-- The children of a flow's parent, in the order in which they were promised.
+SELECT id, type, status, result FROM jobs WHERE parent_id = $1 ORDER BY id LIMIT $2;
 
 -- name: jobs_by_owner :one
 -- shard: user_id
@@ -55,27 +109,51 @@ SELECT id, type, status, progress, attempts, CASE WHEN has_result THEN result EN
 FROM summed
 ORDER BY id DESC;
 
+-- What hangs on a job that will not be completed: its parents, and theirs.
+-- set: fail_parents above AS (
+--   SELECT parent_id AS id FROM ended WHERE parent_id IS NOT NULL
+--   UNION SELECT p.parent_id FROM jobs AS p JOIN above ON p.id = above.id
+--   WHERE p.parent_id IS NOT NULL
+--   ), parents AS (
+--   UPDATE jobs SET status = 'failed', finished_at = now(), updated_at = now(),
+--   error = '{"code":"child_failed","detail":"A part of this job was not completed."}'
+--   FROM above WHERE jobs.id = above.id AND jobs.status = 'queued' RETURNING jobs.id)
+
 -- name: jobs_cancel :one
 -- shard: user_id
 -- args: user_id uuid, id uuid
--- Cancel what is not finished; the fence keeps a running worker from writing. Not found: it was
--- finished.
-UPDATE jobs
-SET status = 'cancelled', fence = fence + 1, finished_at = now(), updated_at = now()
-WHERE id = $2 AND user_id = $1 AND type <> 'email-send' AND status IN ('queued', 'processing')
-RETURNING :owner_columns, true AS has_result;
+-- Cancel what is not finished, with all that belongs to it; the fence keeps a running worker from
+-- writing. Not found: it was finished.
+WITH RECURSIVE ended AS (
+    UPDATE jobs
+    SET status = 'cancelled', fence = fence + 1, finished_at = now(), updated_at = now()
+    WHERE id = $2 AND user_id = $1 AND type <> 'email-send' AND status IN ('queued', 'processing')
+    RETURNING id, parent_id, type, status, progress, attempts, result, error, created_at,
+              started_at, finished_at, updated_at
+), below AS (
+    SELECT id FROM ended
+    UNION SELECT c.id FROM jobs AS c JOIN below ON c.parent_id = below.id
+), children AS (
+    UPDATE jobs
+    SET status = 'cancelled', fence = fence + 1, finished_at = now(), updated_at = now()
+    FROM below
+    WHERE jobs.id = below.id AND jobs.id <> $2 AND jobs.status IN ('queued', 'processing')
+    RETURNING jobs.id
+), :fail_parents
+SELECT :owner_columns, true AS has_result FROM ended;
 
 -- name: jobs_claim :one
 -- shard: id
 -- args: id uuid
 -- Begin an attempt and get its fence. A job that is still processing lost its lease: that is no
--- attempt but a stall.
+-- attempt but a stall. Not found: it has ended, or is not due yet, or waits for its children.
 UPDATE jobs
 SET status = 'processing', fence = fence + 1, started_at = coalesce(started_at, now()),
     attempts = attempts + (status = 'queued')::int,
     stalled = stalled + (status = 'processing')::int,
     updated_at = now()
-WHERE id = $1 AND status IN ('queued', 'processing')
+WHERE id = $1
+  AND (status = 'processing' OR (status = 'queued' AND waits_for = 0 AND run_at <= now()))
 RETURNING id, user_id, type, payload, traceparent, attempts, stalled, fence, created_at;
 
 -- name: jobs_progress :exec
@@ -86,22 +164,39 @@ RETURNING id, user_id, type, payload, traceparent, attempts, stalled, fence, cre
 UPDATE jobs SET progress = greatest(progress, $3)
 WHERE id = $1 AND fence = $2 AND status = 'processing';
 
--- name: jobs_complete :exec
+-- name: jobs_complete :one
 -- shard: id
 -- args: id uuid, fence bigint, result jsonb
--- End the job well; publishes the attempt's outputs. No row: another attempt owns the job, or it is
+-- End the job well; publishes the attempt's outputs. Its parent, if there is one, waits for one
+-- less; parent_ready: for none any more. Not found: another attempt owns the job, or it is
 -- cancelled.
-UPDATE jobs
-SET status = 'completed', progress = 100, result = $3, error = NULL, finished_at = now(),
-    updated_at = now()
-WHERE id = $1 AND fence = $2 AND status = 'processing';
+WITH ended AS (
+    UPDATE jobs
+    SET status = 'completed', progress = 100, result = $3, error = NULL, finished_at = now(),
+        updated_at = now()
+    WHERE id = $1 AND fence = $2 AND status = 'processing'
+    RETURNING id, parent_id
+), parent AS (
+    UPDATE jobs AS p SET waits_for = p.waits_for - 1, updated_at = now()
+    FROM ended
+    WHERE p.id = ended.parent_id AND p.waits_for > 0
+    RETURNING p.id, p.user_id, p.type, p.waits_for = 0 AND p.status = 'queued' AS is_ready
+)
+SELECT ended.id, parent.id AS parent_id, parent.user_id AS parent_user_id,
+       parent.type AS parent_type, coalesce(parent.is_ready, false) AS parent_ready
+FROM ended LEFT JOIN parent ON true;
 
--- name: jobs_fail :exec
+-- name: jobs_fail :one
 -- shard: id
 -- args: id uuid, fence bigint, error jsonb
--- End the job for good, with the reason.
-UPDATE jobs SET status = 'failed', error = $3, finished_at = now(), updated_at = now()
-WHERE id = $1 AND fence = $2 AND status = 'processing';
+-- End the job for good, with the reason; what waits for it fails with it. Not found: the fence is
+-- old.
+WITH RECURSIVE ended AS (
+    UPDATE jobs SET status = 'failed', error = $3, finished_at = now(), updated_at = now()
+    WHERE id = $1 AND fence = $2 AND status = 'processing'
+    RETURNING id, parent_id
+), :fail_parents
+SELECT id FROM ended;
 
 -- name: jobs_retry :exec
 -- shard: id
@@ -135,7 +230,7 @@ WHERE id = $1 AND fence = $2 AND status = 'processing';
 -- after_id); absent: from the start.
 SELECT id, user_id, type, status, run_at, updated_at
 FROM jobs
-WHERE status IN ('queued', 'processing') AND updated_at < $1
+WHERE status IN ('queued', 'processing') AND waits_for = 0 AND updated_at < $1
   AND (updated_at, id) > (coalesce($2, '-infinity'::timestamptz),
                           coalesce($3, '00000000-0000-0000-0000-000000000000'::uuid))
 ORDER BY updated_at, id
@@ -144,10 +239,10 @@ LIMIT $4;
 -- name: jobs_dead :many
 -- shard: place
 -- args: type text, after uuid?, max_rows bigint
--- One shard's failed jobs of a type (absent: any), behind one id; for operators.
+-- One shard's failed jobs of a type, behind one id; for operators.
 SELECT id, user_id, type, attempts, stalled, error, finished_at
 FROM jobs
-WHERE status = 'failed' AND type = coalesce($1, type)
+WHERE status = 'failed' AND type = $1
   AND id > coalesce($2, '00000000-0000-0000-0000-000000000000'::uuid)
 ORDER BY id
 LIMIT $3;
@@ -161,3 +256,56 @@ SET status = 'queued', attempts = 0, stalled = 0, progress = 0, error = NULL, fi
     run_at = now(), updated_at = now()
 WHERE id = $1 AND status = 'failed'
 RETURNING id, user_id, type;
+
+-- name: jobs_drop :exec
+-- shard: id
+-- args: id uuid
+-- Forget a failed job for good; no row: it has not failed.
+DELETE FROM jobs WHERE id = $1 AND status = 'failed';
+
+-- name: jobs_show :one
+-- shard: id
+-- args: id uuid
+-- All of a job but its payload and result, for operators.
+SELECT id, user_id, type, status, progress, attempts, stalled, fence, error, parent_id, waits_for,
+       dedup_key, run_at, created_at, started_at, finished_at
+FROM jobs WHERE id = $1;
+
+-- name: jobs_log :exec
+-- shard: id
+-- args: id uuid, fence bigint, lines jsonb
+-- What an attempt says: an array of texts.
+INSERT INTO job_logs (job_id, fence, n, line)
+SELECT $1, $2, t.n, left(t.line, 500)
+FROM jsonb_array_elements_text($3) WITH ORDINALITY AS t (line, n);
+
+-- name: jobs_logs :many
+-- shard: id
+-- args: id uuid, max_rows bigint
+-- What a job has said, oldest first.
+SELECT at, fence, line FROM job_logs WHERE job_id = $1 ORDER BY at, fence, n LIMIT $2;
+
+-- name: jobs_expire :many
+-- shard: place
+-- args: done_before timestamptz, failed_before timestamptz, max_rows bigint
+-- Delete jobs that ended long ago, failed ones by a date of their own; one row for each.
+WITH old AS (
+    SELECT id FROM jobs
+    WHERE finished_at < greatest($1::timestamptz, $2)
+      AND finished_at < CASE WHEN status = 'failed' THEN $2 ELSE $1 END
+    ORDER BY finished_at
+    LIMIT $3
+), logs AS (
+    DELETE FROM job_logs USING old WHERE job_logs.job_id = old.id
+)
+DELETE FROM jobs USING old WHERE jobs.id = old.id
+RETURNING jobs.id;
+
+-- name: jobs_figures :one
+-- shard: place
+-- args: type text
+-- What one shard has of a type: since when its oldest due job waits (absent: none is), and its dead
+-- letters.
+SELECT (SELECT min(run_at) FROM jobs
+        WHERE type = $1 AND status = 'queued' AND waits_for = 0 AND run_at <= now()) AS oldest_at,
+       (SELECT count(*) FROM jobs WHERE type = $1 AND status = 'failed') AS dead;

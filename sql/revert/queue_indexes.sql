@@ -1,0 +1,7 @@
+-- Revert maxbooster:queue_indexes from pg
+
+DROP INDEX CONCURRENTLY IF EXISTS jobs_finished;
+DROP INDEX CONCURRENTLY IF EXISTS jobs_dead_type;
+DROP INDEX CONCURRENTLY IF EXISTS jobs_due;
+DROP INDEX CONCURRENTLY IF EXISTS jobs_dedup;
+DROP INDEX CONCURRENTLY IF EXISTS jobs_children;

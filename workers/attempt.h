@@ -1,0 +1,52 @@
+/* What the parts of an attempt share: the job as its code sees it (job.c), claim and course
+ * (attempt.c), the end (ending.c). For those only. */
+#ifndef WORKERS_ATTEMPT_H
+#define WORKERS_ATTEMPT_H
+
+#include "lib/queue.h"
+#include "workers/worker.h"
+
+enum { ROW_LIMIT_MS = 10000 /* for claiming or ending a row, waits included */ };
+
+struct job_row {
+    struct id id, user_id;
+    const char *type, *payload, *traceparent;
+    int64_t attempts, stalled, fence, created_at;
+};
+
+struct job {
+    struct scope scope;
+    struct job_row row;
+    const struct job_type *type;
+    const struct json *payload;
+    size_t slot;
+    int64_t start_mono_ms;
+    int64_t delay_ms; /* before the next attempt */
+    const char *result;
+    enum err (*publish)(struct job *j, struct scope *sc, void *context);
+    void *publish_context;
+    void (*discard)(struct job *j, struct scope *sc, void *context);
+    void *discard_context;
+};
+
+/* How an attempt ended. */
+struct verdict {
+    const char *status; /* for the log */
+    enum queue_end end;
+    bool is_published; /* or may be: outputs stay */
+};
+
+/* End the row as *e, what the job's code returned, demands; *e is then what spoiled a completion,
+ * if anything did. Blocks for the database, a completion up to a minute. */
+struct verdict ending_judge(struct job *j, struct scope *sc, enum err *e);
+
+/* Was something missing that others provide? Then the attempt says nothing about the job. */
+bool ending_is_outage(enum err e);
+
+/* Jittered time until the next attempt, after so many failures. */
+int64_t ending_backoff_ms(int64_t failures);
+
+/* Sleep, also while the process is stopping, when worker_sleep() returns at once. */
+void ending_pause(int64_t ms);
+
+#endif
