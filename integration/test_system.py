@@ -5,7 +5,7 @@ import re
 import pytest
 
 from harness import contract
-from harness.client import the_contract
+from harness.client import Client, the_contract
 
 
 def test_health_answers_ok_and_nothing_else(api):
@@ -159,3 +159,29 @@ def test_critical_routes_have_a_limit_of_their_own(stack, api):
     reply = api.post("/api/auth/password/forgot", {"email": "nobody@example.org"}, expect=202)
     quota = int(re.search(r"q=(\d+)", reply.headers["RateLimit-Policy"]).group(1))
     assert quota == int(stack.env["RATE_LIMIT_CRITICAL_MAX"])
+
+
+def test_the_operators_page_comes_by_the_inner_address_only(stack, api):
+    base, _, _ = stack.metrics_url.partition("/metrics")
+    inner = Client(base)
+    page = inner.get("/dashboard/dashboard.html", expect=200, checked=False)
+    assert page.headers["Content-Type"].startswith("text/html")
+    policy = page.headers["Content-Security-Policy"]
+    assert "script-src 'self'" in policy and "unsafe" not in policy
+    for name, kind in re.findall(r'(?:src|href)="(dashboard\.(css|js))"', page.text):
+        reply = inner.get(f"/dashboard/{name}", expect=200, checked=False)
+        assert kind in reply.headers["Content-Type"].replace("javascript", "js")
+    script = inner.get("/dashboard/dashboard.js", checked=False).text
+    for path in re.findall(r'fetch\("([^"]+)"\)', script):
+        inner.get(path, expect=200, checked=False)
+    inner.get("/dashboard/../nginx.conf", expect=404, checked=False)
+    inner.get("/dashboard/stack.env", expect=404, checked=False)
+    api.get("/dashboard/dashboard.html", expect=404)
+
+
+def test_prometheus_finds_the_instances(stack):
+    targets = json.loads((stack.folder / "conf/targets.json").read_text())
+    assert [t["labels"]["instance_id"] for t in targets] == ["1"]
+    for target in targets:
+        reply = Client(f"http://{target['targets'][0]}").get("/metrics", expect=200, checked=False)
+        assert "maxbooster_processes" in reply.text

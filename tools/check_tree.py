@@ -246,6 +246,20 @@ def check_limits():
                 yield path, number, "a bare number is a limit here: make it a setting, or give it a name and a reason"
 
 
+def check_rules():
+    """Prometheus' rules pass their tests, and name metrics that there are."""
+    folder = "deploy/prometheus"
+    done = run("promtool", "test", "rules", "rules_test.yml", cwd=folder)
+    if done.returncode != 0:
+        yield f"{folder}/rules_test.yml", 1, (done.stdout + done.stderr).replace("\n", " ")[:600]
+    known = set(re.findall(r'"(\w+)"', text("lib/metrics.def"))) | {"maxbooster_layer_active"}
+    for path in (f"{folder}/recording.yml", f"{folder}/alerts.yml"):
+        for number, line in lines(path):
+            for name in re.findall(r"\b(?:maxbooster|http_server)_\w+", re.sub(r"\w+:[\w:]+", "", line)):
+                if name not in known and re.sub(r"_(bucket|sum|count)$", "", name) not in known:
+                    yield path, number, f"{name} is no metric of lib/metrics.def"
+
+
 def check_openapi():
     """The document has an operation for each handler of the route table, and no other."""
     handlers, operations = {}, {}

@@ -13,6 +13,8 @@ EDGE_FACTOR = 2          # the edge's limits against RATE_LIMIT_MAX
 EDGE_CONNECTIONS_MIN = 1024
 EDGE_MAX = 65535         # nginx's own bound of limit_conn
 
+DASHBOARD = ("dashboard.html", "dashboard.css", "dashboard.js")
+
 # Status that nginx gives: (status told, row of err.def, detail for the client).
 PROBLEMS = {
     400: (400, "BAD_REQUEST", "The request line, a header field or the path is not well-formed."),
@@ -106,6 +108,16 @@ def _metrics_servers(place, topology):
             f"            include {place.path('conf', 'api.conf')};",
             f"            fastcgi_pass unix:{place.sockets}/{i.program}.sock;",
             "        }",
+            "        # The operator's page: files of ours, which may ask this address and nothing else.",
+            "        location ~ ^/dashboard/(?<page>dashboard\\.(html|css|js))$ {",
+            "            types { text/html html; text/css css; text/javascript js; }",
+            "            add_header X-Content-Type-Options nosniff always;",
+            "            add_header X-Frame-Options DENY always;",
+            "            add_header Referrer-Policy no-referrer always;",
+            "            add_header Content-Security-Policy \"default-src 'none'; script-src 'self'; "
+            "style-src 'self'; connect-src 'self'; frame-ancestors 'none'\" always;",
+            f"            alias {place.path('conf')}/$page;",
+            "        }",
             "        location / {", "            return 404;", "        }", "    }", ""]
     return "\n".join(out)
 
@@ -160,6 +172,13 @@ def render(repo, place, topology, values, table):
                                 ("snippets/security_headers.conf", "security_headers.conf", {})):
         with open(f"{repo}/proxy/{source}", encoding="utf-8") as f:
             files[name] = fill(f.read(), names, source)
+    for name in DASHBOARD:
+        with open(f"{repo}/web/dashboard/{name}", encoding="utf-8") as f:
+            files[name] = f.read()
+    # For a Prometheus with deploy/prometheus/prometheus.yml.
+    files["targets.json"] = json.dumps([
+        {"targets": [f"127.0.0.1:{i.metrics_port}"], "labels": {"instance_id": str(i.number)}}
+        for i in topology.instances], indent=1) + "\n"
     files["problems.conf"] = problems(repo, conf, policy)
     files["problems_s3.conf"] = problems(repo, conf, policy, is_s3=True)
     return files
