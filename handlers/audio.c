@@ -28,6 +28,7 @@ static const struct field audio_file_fields[] = {
     F_I64(audio_file, bit_depth, "bitDepth", 1, INT64_MAX, 0),
     F_I64(audio_file, bit_rate, "bitRate", 0, INT64_MAX, 0),
     F_JSON(audio_file, analysis, "analysis", 0),
+    F_JSON(audio_file, waveform, "waveform", F_HIDDEN),
     F_JSON(audio_file, rejection, "rejection", F_OMIT_NULL),
     F_I64(audio_file, version, "version", 1, INT64_MAX, F_HIDDEN),
     F_TIME(audio_file, created_at, "createdAt", 0),

@@ -12,7 +12,7 @@ struct audio_file {
     int64_t size_bytes;
     const char *etag, *sha256, *container, *codec;
     int64_t duration_ms, sample_rate, channels, bit_depth, bit_rate;
-    const char *analysis, *rejection; /* JSON */
+    const char *analysis, *waveform, *rejection; /* JSON */
     int64_t version, created_at, updated_at;
 };
 

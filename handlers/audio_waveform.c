@@ -179,6 +179,15 @@ static void put_colors(struct strbuf *json, const struct waveform_colors *colors
     strbuf_putc(json, '}');
 }
 
+/* Is this what the analysis makes of every upload? */
+static bool is_usual(const struct waveform_in *in, const int64_t *zooms, size_t n_zooms,
+                     const struct waveform_colors *colors)
+{
+    return n_zooms == 1 && zooms[0] == ZOOM_DEFAULT && in->bits == 16 && !in->per_channel &&
+           (in->version == ABSENT_I64 || in->version == 1) && in->width == WIDTH_DEFAULT &&
+           in->height == HEIGHT_DEFAULT && colors->background == NULL && colors->waveform == NULL;
+}
+
 enum err h_audio_waveform(struct req *r)
 {
     struct scope *sc = req_scope(r);
@@ -209,6 +218,9 @@ enum err h_audio_waveform(struct req *r)
     payload_i64(&json, "width", in.width);
     payload_i64(&json, "height", in.height);
     put_colors(&json, &colors);
+    if (file.waveform != NULL && is_usual(&in, zooms, n_zooms, &colors)) {
+        strbuf_printf(&json, ",\"made\":%s", file.waveform);
+    }
     strbuf_putc(&json, '}');
     return jobs_accept(r, JOB_AUDIO_WAVEFORM, json.data);
 }

@@ -134,6 +134,34 @@ def test_the_analysis_leaves_the_version_that_its_owner_holds(user):
                       headers={"If-Match": first.headers["ETag"]})
 
 
+def waveform(client, file_id, **params):
+    """The result of a waveform job."""
+    taken = client.post("/api/audio/waveform", {"fileId": file_id, **params}, expect=202).json
+    return audio.wait_job(client, taken["jobId"])["result"]
+
+
+def test_the_first_waveform_comes_from_the_decode_of_the_analysis(stack, user):
+    file = audio.analysed(user.client, audio.upload(user.client, "a.wav", tracks.wav())["id"])
+    (analysis, _, _), = analysis_jobs(stack, user, file["id"])
+    usual = waveform(user.client, file["id"])
+    assert all(f"/{analysis}-" in f["key"] for f in usual["files"])
+    other = waveform(user.client, file["id"], width=1801)
+    assert not any(f"/{analysis}-" in f["key"] for f in other["files"])
+    for made, again in zip(usual["files"][:2], other["files"][:2]):
+        data = audio.download(made["url"])
+        assert (len(data), hashlib.sha256(data).hexdigest()) == (made["size"], made["sha256"])
+        assert {**made, "key": 0, "url": 0} == {**again, "key": 0, "url": 0}
+    assert usual["durationMs"] == other["durationMs"] == file["durationMs"]
+
+
+@pytest.mark.parametrize("params", [{"bits": 8}, {"perChannel": True}, {"version": 2}, {"zoom": [256, 512]},
+                                    {"height": 100}, {"colors": {"waveform": "#102030"}}])
+def test_any_other_waveform_is_made_as_it_was_asked_for(stack, user, params):
+    file = audio.analysed(user.client, audio.upload(user.client, "a.mp3", tracks.short_mp3())["id"])
+    (analysis, _, _), = analysis_jobs(stack, user, file["id"])
+    assert not any(f"/{analysis}-" in f["key"] for f in waveform(user.client, file["id"], **params)["files"])
+
+
 def test_its_job_is_among_the_owners(stack, user):
     file = audio.analysed(user.client, audio.upload(user.client, "a.mp3", tracks.short_mp3())["id"])
     (job_id, _, _), = analysis_jobs(stack, user, file["id"])

@@ -97,6 +97,9 @@ enum err job_media_run_all(struct job *j, const struct job_run *run, job_output_
 
         media_source_s3(sc, file->key, file->etag, file->size, &sources[i]);
     }
+    if (run->source != NULL) {
+        sources[0] = *run->source;
+    }
     sink = media_s3_sink_open(sc, on_target, o, &media_sink);
     e = media_run(sc, run->operation, run->params, sources, run->n_files, &media_sink, &watch,
                   scope_left_ms(sc, INT64_MAX), &result);

@@ -6,6 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "lib/media.h"
 #include "workers/job.h"
 
 /* The file that a payload is about. */
@@ -37,11 +38,18 @@ struct job_run {
     const char *operation, *params; /* params: a JSON object */
     const struct job_file *files;
     size_t n_files;
+    const struct media_source *source; /* instead of the one file's object; NULL: that */
 };
 
 /* The same as job_media_run() for such a run. */
 MUST_USE enum err job_media_run_all(struct job *j, const struct job_run *run, job_output_fn *output,
                                     const struct json **result_out);
+
+/* The files of a waveform: a job_output_fn, and what a job tells of them, {"files","durationMs"},
+ * from the child's word. ERR_INTERNAL. */
+bool job_waveform_output(struct job *j, int64_t fence, int output, const char **key_out,
+                         const char **content_type_out);
+MUST_USE enum err job_waveform_tell(struct job *j, const struct json *made, const char **json_out);
 
 /* Make a new audio file of the user in the payload's format, S3 to S3, and tell of it; the row is
  * inserted by the completing transaction, with the operation as its origin. It is called after the

@@ -1,7 +1,7 @@
-/* audio-analyse: what a file sounds like, and the hash of its bytes, from one reading. Nobody asks
- * for it: the request that finds a file to be good starts it. What the child tells is read by a
- * shape, so that nothing but these figures within these bounds gets into the row. */
-#include <string.h>
+/* audio-analyse: what a file sounds like, the hash of its bytes, and its first waveform, from one
+ * reading. Nobody asks for it: the request that finds a file to be good starts it. What the child
+ * tells is read by a shape, so that nothing but these figures within these bounds gets into the
+ * row. */
 
 #include "lib/media_hash.h"
 #include "lib/media_s3.h"
@@ -42,7 +42,7 @@ static const struct shape shape_analysis = SHAPE(analysis, analysis_fields);
 struct found {
     struct id file;
     char sha256[SHA256_HEX_SIZE];
-    const char *json;
+    const char *json, *waveform; /* waveform NULL: none */
 };
 
 /* A file that is deleted meanwhile gets nothing, and the job is done all the same. */
@@ -50,18 +50,17 @@ static enum err store(struct job *j, struct scope *sc, void *context)
 {
     const struct found *f = context;
 
-    return pg_exec(sc, q_audio_set_analysis(sc, job_user(j), f->file, f->sha256, f->json), NULL);
+    return pg_exec(
+        sc, q_audio_set_analysis(sc, job_user(j), f->file, f->sha256, f->json, f->waveform), NULL);
 }
 
-static enum err read_analysis(struct job *j, const char *text, const char **json_out)
+static enum err read_analysis(struct job *j, const struct json *value, const char **json_out)
 {
     struct scope *sc = job_scope(j);
-    const struct json *value;
     struct analysis analysis;
     struct strbuf json;
 
-    if (json_parse(sc, text, strlen(text), &value) != OK ||
-        shape_read(sc, &shape_analysis, value, "", &analysis) != OK) {
+    if (shape_read(sc, &shape_analysis, value, "", &analysis) != OK) {
         scope_forgive(sc);
         return scope_fail(sc, ERR_INTERNAL, "odd result of the media child");
     }
@@ -86,16 +85,20 @@ enum err job_audio_analyse(struct job *j)
     struct media_source object, source;
     struct media_hash *hash;
     struct job_file file;
-    const char *result = NULL;
+    const struct job_run run = {
+        .operation = "analyse", .params = "{}", .files = &file, .n_files = 1, .source = &source};
+    const struct json *result;
 
     TRY(job_file_read(j, &file));
     found->file = file.id;
     media_source_s3(sc, file.key, file.etag, file.size, &object);
     hash = media_hash_make(sc, &object, &source);
-    TRY(media_run(sc, "analyse", "{}", &source, 1, NULL, &watch, scope_left_ms(sc, INT64_MAX),
-                  &result));
+    TRY(job_media_run_all(j, &run, job_waveform_output, &result));
     TRY(media_hash_end(hash, sc, &watch, found->sha256));
-    TRY(read_analysis(j, result, &found->json));
+    TRY(read_analysis(j, json_get(result, "analysis"), &found->json));
+    if (json_get(result, "waveform") != NULL) {
+        TRY(job_waveform_tell(j, json_get(result, "waveform"), &found->waveform));
+    }
     tell(j, found);
     job_publish(j, store, found);
     return OK;

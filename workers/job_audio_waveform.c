@@ -1,5 +1,6 @@
 /* audio-waveform: .dat and .json for each zoom, and one picture. Each job's files have keys of
- * their own below the audio file's prefix, which the sweep of a deleted file drops as a whole. */
+ * their own below the audio file's prefix, which the sweep of a deleted file drops as a whole. The
+ * usual one was made by the analysis already: the payload has what was told of it. */
 #include "lib/s3.h"
 #include "lib/str.h"
 #include "workers/job_audio.h"
@@ -7,8 +8,8 @@
 enum { FILES_PER_ZOOM = 2 };
 
 /* The child numbers its outputs: dat and json of each zoom in order, the picture last. */
-static bool name_output(struct job *j, int64_t fence, int output, const char **key_out,
-                        const char **content_type_out)
+bool job_waveform_output(struct job *j, int64_t fence, int output, const char **key_out,
+                         const char **content_type_out)
 {
     struct arena *a = job_arena(j);
     const struct json *payload = job_payload(j), *zoom = json_get(payload, "zoom");
@@ -43,7 +44,7 @@ static enum err add_file(struct job *j, struct strbuf *b, const struct json *fil
     if (format == NULL || sha256 == NULL || !json_i64(json_get(file, "output"), &output) ||
         !json_i64(json_get(file, "samplesPerPixel"), &zoom) ||
         !json_i64(json_get(file, "size"), &size) ||
-        !name_output(j, job_fence(j), (int)output, &key, &type)) {
+        !job_waveform_output(j, job_fence(j), (int)output, &key, &type)) {
         return scope_fail(job_scope(j), ERR_INTERNAL, "odd result of the media child");
     }
     strbuf_puts(b, "{\"format\":");
@@ -56,17 +57,13 @@ static enum err add_file(struct job *j, struct strbuf *b, const struct json *fil
     return OK;
 }
 
-enum err job_audio_waveform(struct job *j)
+enum err job_waveform_tell(struct job *j, const struct json *made, const char **json_out)
 {
-    const struct json *made, *files;
-    struct job_file file;
+    const struct json *files = json_get(made, "files");
     struct strbuf b;
     int64_t duration_ms;
     size_t i;
 
-    TRY(job_file_read(j, &file));
-    TRY(job_media_run(j, "waveform", &file, name_output, &made));
-    files = json_get(made, "files");
     if (!json_i64(json_get(made, "durationMs"), &duration_ms) || json_length(files) == 0) {
         return scope_fail(job_scope(j), ERR_INTERNAL, "odd result of the media child");
     }
@@ -77,6 +74,33 @@ enum err job_audio_waveform(struct job *j)
         TRY(add_file(j, &b, json_item(files, i)));
     }
     strbuf_printf(&b, "],\"durationMs\":%lld}", (long long)duration_ms);
+    *json_out = b.data;
+    return OK;
+}
+
+/* What the analysis has told. */
+static enum err tell_again(struct job *j, const struct json *told)
+{
+    struct strbuf b;
+
+    strbuf_init(&b, job_arena(j), 2048);
+    json_write(&b, told);
     job_result(j, b.data);
+    return OK;
+}
+
+enum err job_audio_waveform(struct job *j)
+{
+    const struct json *told = json_get(job_payload(j), "made"), *made;
+    struct job_file file;
+    const char *json;
+
+    if (told != NULL) {
+        return tell_again(j, told);
+    }
+    TRY(job_file_read(j, &file));
+    TRY(job_media_run(j, "waveform", &file, job_waveform_output, &made));
+    TRY(job_waveform_tell(j, made, &json));
+    job_result(j, json);
     return OK;
 }

@@ -3,7 +3,7 @@
 
 -- set: audio_columns id, key, status, origin, file_name, content_type, size_bytes, etag,
 --   sha256, container, codec, duration_ms, sample_rate, channels, bit_depth, bit_rate, analysis,
---   rejection, version, created_at, updated_at
+--   waveform, rejection, version, created_at, updated_at
 
 -- name: audio_insert :one
 -- shard: user_id
@@ -89,11 +89,12 @@ RETURNING :audio_columns;
 
 -- name: audio_set_analysis :exec
 -- shard: user_id
--- args: user_id uuid, id uuid, sha256 text, analysis jsonb
--- What a job found out about a verified file; an absent sha256 leaves the one that is there.
+-- args: user_id uuid, id uuid, sha256 text, analysis jsonb, waveform jsonb
+-- What a job found out about a verified file, and the waveform that it has made with it; an absent
+-- sha256 leaves the one that is there.
 -- Derived from bytes that do not change, so the version that its owner holds stays good.
 UPDATE audio_files
-SET analysis = $4, sha256 = coalesce($3, sha256)
+SET analysis = $4, waveform = $5, sha256 = coalesce($3, sha256)
 WHERE id = $2 AND user_id = $1 AND status = 'verified' AND deleted_at IS NULL;
 
 -- name: audio_rename :one

@@ -32,9 +32,10 @@ enum media_fault op_convert(struct op *op);
 /* The same result, of all sources added up. */
 enum media_fault op_mix(struct op *op);
 
-/* Result: {"integratedLufs","loudnessRangeLu","truePeakDbtp","tempoBpm","leadingSilenceMs",
- * "trailingSilenceMs","clippedSamples","clippedRatio","durationMs","codec","sampleRate","channels",
- * "bitDepth"}; null: cannot be told. Needs one source. */
+/* Result: {"analysis":{"integratedLufs","loudnessRangeLu","truePeakDbtp","tempoBpm",
+ * "leadingSilenceMs","trailingSilenceMs","clippedSamples","clippedRatio","durationMs","codec",
+ * "sampleRate","channels","bitDepth"},"waveform"}; null: cannot be told. The waveform is as
+ * op_waveform() would make it. Needs one source. */
 enum media_fault op_analyse(struct op *op);
 
 #endif

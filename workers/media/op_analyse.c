@@ -1,11 +1,11 @@
-/* Everything that is told of a piece without being asked, from one decode. */
+/* Everything that is told of a piece without being asked, and its first waveform, from one decode.
+ */
 #include <libavutil/channel_layout.h>
 #include <libavutil/samplefmt.h>
 #include <math.h>
 
 #include "workers/media/analysis.h"
-#include "workers/media/input.h"
-#include "workers/media/op.h"
+#include "workers/media/waveform.h"
 
 enum { NUMBER_MAX = 32 };
 
@@ -13,6 +13,7 @@ struct analyse {
     struct op *op;
     struct input *in;
     struct analysis *analysis; /* NULL before the first frame */
+    struct waveform *waveform; /* NULL: there is none */
     size_t n_channels;
     float block[ANALYSIS_BLOCK * ANALYSIS_CHANNELS_MAX];
 };
@@ -124,6 +125,18 @@ static enum media_fault add_frame(struct analyse *w, const AVFrame *frame)
     return f;
 }
 
+/* A file whose peaks would take too much memory has no waveform, and an analysis all the same. */
+static enum media_fault add_peaks(struct analyse *w, const AVFrame *frame)
+{
+    enum media_fault f = w->waveform == NULL ? MEDIA_OK : waveform_add(w->waveform, w->in, frame);
+
+    if (f == MEDIA_FAULT_RESULT_SIZE) {
+        waveform_close(&w->waveform);
+        f = MEDIA_OK;
+    }
+    return f;
+}
+
 static enum media_fault decode(struct analyse *w)
 {
     const AVFrame *frame;
@@ -135,6 +148,7 @@ static enum media_fault decode(struct analyse *w)
             return f;
         }
         f = add_frame(w, frame);
+        f = f != MEDIA_OK ? f : add_peaks(w, frame);
         if (f != MEDIA_OK) {
             return f;
         }
@@ -156,29 +170,47 @@ static long long ms(const struct analyse *w, int64_t samples)
     return (samples * 1000 + rate / 2) / rate;
 }
 
+/* Ends the result, which is written up to there. */
+static enum media_fault tell_waveform(struct analyse *w, size_t at)
+{
+    char *to = w->op->result + at;
+    size_t room = sizeof(w->op->result) - at - 1;
+    enum media_fault f = MEDIA_OK;
+
+    if (w->waveform != NULL) {
+        f = waveform_write(w->waveform, to, room);
+    } else {
+        (void)snprintf(to, room, "null");
+    }
+    memcpy(to + strlen(to), "}", 2);
+    return f;
+}
+
 static enum media_fault tell(struct analyse *w)
 {
     const struct input_info *info = input_info(w->in);
     char lufs[NUMBER_MAX], range[NUMBER_MAX], peak[NUMBER_MAX], tempo[NUMBER_MAX],
         depth[NUMBER_MAX];
     struct analysis_found found;
+    int len;
 
     if (!analysis_end(w->analysis, &found)) {
         return MEDIA_FAULT_MEMORY;
     }
-    (void)snprintf(w->op->result, sizeof(w->op->result),
-                   "{\"integratedLufs\":%s,\"loudnessRangeLu\":%s,\"truePeakDbtp\":%s,"
-                   "\"tempoBpm\":%s,\"leadingSilenceMs\":%lld,\"trailingSilenceMs\":%lld,"
-                   "\"clippedSamples\":%lld,\"clippedRatio\":%.9f,\"durationMs\":%lld,"
-                   "\"codec\":\"%s\",\"sampleRate\":%d,\"channels\":%d,\"bitDepth\":%s}",
-                   number(lufs, found.integrated_lufs, 2), number(range, found.loudness_range, 2),
-                   number(peak, found.true_peak_dbtp, 2), number(tempo, found.tempo_bpm, 1),
-                   ms(w, found.leading_silence), ms(w, found.trailing_silence),
-                   (long long)found.clipped_samples,
-                   (double)found.clipped_samples / (double)found.samples / (double)w->n_channels,
-                   ms(w, found.samples), info->codec, info->sample_rate, info->channels,
-                   number(depth, info->bit_depth > 0 ? info->bit_depth : NAN, 0));
-    return MEDIA_OK;
+    len = snprintf(
+        w->op->result, sizeof(w->op->result),
+        "{\"analysis\":{\"integratedLufs\":%s,\"loudnessRangeLu\":%s,\"truePeakDbtp\":%s,"
+        "\"tempoBpm\":%s,\"leadingSilenceMs\":%lld,\"trailingSilenceMs\":%lld,"
+        "\"clippedSamples\":%lld,\"clippedRatio\":%.9f,\"durationMs\":%lld,"
+        "\"codec\":\"%s\",\"sampleRate\":%d,\"channels\":%d,\"bitDepth\":%s},\"waveform\":",
+        number(lufs, found.integrated_lufs, 2), number(range, found.loudness_range, 2),
+        number(peak, found.true_peak_dbtp, 2), number(tempo, found.tempo_bpm, 1),
+        ms(w, found.leading_silence), ms(w, found.trailing_silence),
+        (long long)found.clipped_samples,
+        (double)found.clipped_samples / (double)found.samples / (double)w->n_channels,
+        ms(w, found.samples), info->codec, info->sample_rate, info->channels,
+        number(depth, info->bit_depth > 0 ? info->bit_depth : NAN, 0));
+    return tell_waveform(w, (size_t)len);
 }
 
 enum media_fault op_analyse(struct op *op)
@@ -190,11 +222,15 @@ enum media_fault op_analyse(struct op *op)
         return MEDIA_FAULT_MEMORY;
     }
     w->op = op;
-    f = input_open(op->link, 0, op->start->sizes[0], op->start->duration_max_s, &w->in);
+    f = waveform_open(op, &w->waveform);
+    if (f == MEDIA_OK) {
+        f = input_open(op->link, 0, op->start->sizes[0], op->start->duration_max_s, &w->in);
+    }
     f = f != MEDIA_OK ? f : decode(w);
     f = f != MEDIA_OK ? f : tell(w);
     op->value = w->in == NULL ? 0 : input_value(w->in);
     analysis_close(&w->analysis);
+    waveform_close(&w->waveform);
     input_close(&w->in);
     free(w);
     return f;
