@@ -78,6 +78,7 @@ static const struct {
     {op_convert, "format=flac\n"},
     {op_convert, "format=mp3\nbitrate=64000\n"},
     {op_convert, "format=m4a\n"},
+    {op_convert, "format=aac\n"},
     {op_convert, "format=ogg\nchannels=1\n"},
     {op_convert, "format=opus\ntargetLufs=-20\n"},
     {op_mix, "format=flac\ntracks.0.gainDb=6\ntracks.0.pan=-0.3\ntracks.0.fadeInMs=50\n"},
