@@ -60,6 +60,7 @@ docs: $(B)/bin/maxbooster-api ## write the generated pages of docs/ and .env.exa
 	$(Q)$(API_X) env-example >.env.example
 	$(Q)$(API_X) errors-docs >docs/errors.md
 	$(Q)$(API_X) metrics-docs >docs/metrics.md
+	$(Q)$(API_X) events-docs >docs/events.md
 	$(Q)$(PYTHON) tools/gen_routes.py fcgi/routes.gperf --docs >docs/routes.md
 
 lint: $(B)/bin/maxbooster-api ## formatter, linters, generated pages, house rules

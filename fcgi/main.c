@@ -10,6 +10,7 @@
 #include "fcgi/req_private.h"
 #include "lib/config.h"
 #include "lib/crypto.h"
+#include "lib/event.h"
 #include "lib/fleet.h"
 #include "lib/log.h"
 #include "lib/metrics.h"
@@ -119,8 +120,11 @@ static int print_table(const char *name)
         err_print_docs(stdout);
     } else if (strcmp(name, "metrics-docs") == 0) {
         metrics_print_docs(stdout);
+    } else if (strcmp(name, "events-docs") == 0) {
+        event_print_docs(stdout);
     } else {
-        fputs("-x takes config-docs, env-example, errors-docs or metrics-docs.\n", stderr);
+        fputs("-x takes config-docs, env-example, errors-docs, events-docs or metrics-docs.\n",
+              stderr);
         return EXIT_FAILURE;
     }
     return EXIT_SUCCESS;

@@ -5,6 +5,7 @@
 #include "handlers.h"
 #include "lib/clock.h"
 #include "lib/config.h"
+#include "lib/event.h"
 #include "lib/log.h"
 #include "lib/pg.h"
 #include "lib/s3.h"
@@ -234,9 +235,13 @@ enum err h_audio_patch(struct req *r)
     TRY(audio_find(r, id, &file));
     TRY(req_if_match(r, file.version));
     if (in.file_name != NULL) {
+        TRY(req_transaction(r));
         TRY(changed_meanwhile(r,
                               pg_one(sc, q_audio_rename(sc, req_user(r), id, file.version, label),
                                      &shape_audio_file, &file)));
+        TRY(event_add(sc, req_user(r), EVENT_AUDIO_RENAMED,
+                      &(struct event_data){
+                          .file = id, .file_name = file.file_name, .version = file.version}));
     }
     req_etag(r, file.version);
     return req_reply(r, 200, &shape_audio_file, &file);
@@ -256,8 +261,10 @@ enum err h_audio_delete(struct req *r)
     TRY(req_own_id(r, &id));
     TRY(audio_find(r, id, &file));
     TRY(req_if_match(r, file.version));
+    TRY(req_transaction(r));
     TRY(changed_meanwhile(r, pg_one(sc, q_audio_soft_delete(sc, req_user(r), id, file.version),
                                     &shape_audio_file, &file)));
+    TRY(event_add(sc, req_user(r), EVENT_AUDIO_DELETED, &(struct event_data){.file = id}));
     req_after_commit(r, drop_after_commit, arena_strdup(sc->arena, file.key));
     return req_reply_empty(r, 204);
 }

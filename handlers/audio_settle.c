@@ -7,6 +7,7 @@
 #include "handlers/jobs.h"
 #include "handlers/payload.h"
 #include "lib/config.h"
+#include "lib/event.h"
 #include "lib/media.h"
 #include "lib/pg.h"
 #include "lib/s3.h"
@@ -121,16 +122,29 @@ static const char *rejection_json(struct scope *sc, enum err e, const char *deta
     return json.data;
 }
 
+/* Move the row to rejected, and tell so. */
+static enum err store_rejection(struct req *r, struct audio_file *file, const char *etag,
+                                enum err e, const char *detail)
+{
+    struct scope *sc = req_scope(r);
+    const char *json = rejection_json(sc, e, detail);
+
+    TRY(pg_begin(sc, req_place(r)));
+    TRY(pg_one(sc, q_audio_mark_rejected(sc, req_user(r), file->id, etag, json), &shape_audio_file,
+               file));
+    TRY(event_add(sc, req_user(r), EVENT_AUDIO_REJECTED,
+                  &(struct event_data){.file = file->id, .code = err_info(e)->code}));
+    return pg_commit(sc, req_place(r));
+}
+
 /* Reject the file with e, the detail and the violations of the scope; return e. */
 static enum err reject(struct req *r, struct audio_file *file, const char *etag, enum err e,
                        const char *detail)
 {
     struct scope *sc = req_scope(r);
-    enum err stored;
+    enum err stored = store_rejection(r, file, etag, e, detail);
 
-    stored = pg_one(
-        sc, q_audio_mark_rejected(sc, req_user(r), file->id, etag, rejection_json(sc, e, detail)),
-        &shape_audio_file, file);
+    pg_release(sc); /* which rolls back what did not commit */
     if (stored == ERR_NOT_FOUND) {
         return settled_by_another(r, file);
     }
@@ -233,6 +247,12 @@ static enum err verify(struct req *r, struct audio_file *file, const struct s3_o
         return settled_by_another(r, file);
     }
     TRY(e);
+    TRY(event_add(sc, req_user(r), EVENT_AUDIO_VERIFIED,
+                  &(struct event_data){.file = file->id,
+                                       .file_name = file->file_name,
+                                       .content_type = file->content_type,
+                                       .size_bytes = file->size_bytes,
+                                       .duration_ms = file->duration_ms}));
     payload = payload_begin(r, file);
     strbuf_putc(&payload, '}');
     return jobs_start(r, JOB_AUDIO_ANALYSE, payload.data, &job);

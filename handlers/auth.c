@@ -12,6 +12,7 @@
 #include "lib/clock.h"
 #include "lib/config.h"
 #include "lib/crypto.h"
+#include "lib/event.h"
 #include "lib/password.h"
 #include "lib/pg.h"
 #include "lib/session.h"
@@ -239,6 +240,7 @@ enum err h_auth_me_patch(struct req *r)
     int i;
 
     TRY(req_body(r, &shape_me_patch, &in));
+    TRY(req_transaction(r));
     /* Without If-Match the latest version is changed, whichever it is by then. */
     for (i = 0; i < PATCH_TRIES_MAX && e == ERR_NOT_FOUND; i++) {
         TRY(load_me(r, &user));
@@ -249,6 +251,8 @@ enum err h_auth_me_patch(struct req *r)
         e = pg_one(sc, q_users_set_name(sc, user.id, user.version, in.name), &shape_user, &user);
     }
     TRY(e == ERR_NOT_FOUND ? ERR_CONFLICT : e);
+    TRY(event_add(sc, user.id, EVENT_USER_RENAMED,
+                  &(struct event_data){.name = user.name, .version = user.version}));
     req_after_commit(r, drop_profile, NULL);
     return reply_user(r, 200, &user);
 }

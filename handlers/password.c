@@ -6,6 +6,7 @@
 #include "handlers/auth.h"
 #include "handlers/mail.h"
 #include "lib/crypto.h"
+#include "lib/event.h"
 #include "lib/password.h"
 #include "lib/pg.h"
 #include "lib/session.h"
@@ -87,6 +88,8 @@ static enum err use_token(struct req *r, struct id user_id, const char *token_ha
                &user);
     TRY(e == ERR_NOT_FOUND ? refuse_token(r) : e);
     TRY(pg_exec(sc, q_password_resets_drop(sc, user_id), NULL));
+    TRY(event_add(sc, user_id, EVENT_USER_PASSWORD_CHANGED,
+                  &(struct event_data){.reason = "reset"}));
     /* Before the commit, so that a reset never succeeds while old sessions live on; and again after
      * it, for those that the old password opened in between. */
     return session_end_all(sc, user_id, (struct id){{0}});
@@ -149,6 +152,10 @@ static enum err set_password(struct scope *sc, const struct user *old, const cha
     e = e == ERR_NOT_FOUND ? ERR_CONFLICT : e;
     if (e == OK) {
         e = pg_exec(sc, q_password_resets_drop(sc, old->id), NULL);
+    }
+    if (e == OK) {
+        e = event_add(sc, old->id, EVENT_USER_PASSWORD_CHANGED,
+                      &(struct event_data){.reason = "change"});
     }
     if (e != OK) {
         pg_rollback(sc, place);

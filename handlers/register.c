@@ -9,6 +9,7 @@
 #include "handlers.h"
 #include "handlers/auth.h"
 #include "handlers/mail.h"
+#include "lib/event.h"
 #include "lib/password.h"
 #include "lib/pg.h"
 #include "queries.h"
@@ -76,6 +77,8 @@ static enum err insert_all(struct req *r, const struct register_new *in, const c
     TRY(pg_one(sc, q_users_insert(sc, id, email, in->name, "artist", hash), &shape_user, &user));
     TRY(mail_promise(sc, id_place(id), id, "welcome", email, in->name, mail_out));
     TRY(reply_created(r, &user));
+    TRY(event_add(sc, id, EVENT_USER_REGISTERED,
+                  &(struct event_data){.name = user.name, .role = user.role}));
     return req_idem_store(r, id);
 }
 
@@ -152,6 +155,16 @@ static enum err reserve(struct req *r, const char *email, struct id user, bool *
     return e == ERR_NOT_FOUND ? contest(r, email, user, is_replay_out) : e;
 }
 
+static enum err remove_user(struct scope *sc, struct id user)
+{
+    struct place place = id_place(user);
+
+    TRY(pg_begin(sc, place));
+    TRY(pg_exec(sc, q_users_delete(sc, user), NULL));
+    TRY(event_add(sc, user, EVENT_USER_REMOVED, &(struct event_data){.reason = "address_lost"}));
+    return pg_commit(sc, place);
+}
+
 /* Make the reservation final. Lost to another who found it stale: take the user back. */
 static enum err activate(struct req *r, const char *email, struct id user)
 {
@@ -164,7 +177,7 @@ static enum err activate(struct req *r, const char *email, struct id user)
                &mine);
     pg_release(sc);
     if (e == ERR_NOT_FOUND) {
-        TRY(pg_exec(sc, q_users_delete(sc, user), NULL));
+        TRY(remove_user(sc, user));
         return taken(r);
     }
     scope_forgive(sc); /* the account is there; the sweep activates what is left */

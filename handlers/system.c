@@ -226,6 +226,31 @@ static void close_page(void *p)
     arena_close(&page);
 }
 
+/* What the scheduler has found; nothing while Redis is away, since the instance's own figures are
+ * wanted then most. */
+static void add_fleet_metrics(struct req *r, struct strbuf *text)
+{
+    struct scope *sc = req_scope(r);
+    struct redis_args args = {0};
+    struct redis_reply reply;
+    enum metric_fleet m;
+
+    redis_arg(&args, "HMGET");
+    redis_arg(&args, METRICS_FLEET_KEY);
+    for (m = 0; m < METRIC_FLEET__COUNT; m++) {
+        redis_arg(&args, metrics_fleet_field(m));
+    }
+    if (redis_call(sc, METRICS_FLEET_KEY, &args, &reply) != OK) {
+        scope_forgive(sc);
+        return;
+    }
+    for (m = 0; m < reply.n_items; m++) {
+        if (reply.items[m].kind == REDIS_TEXT) {
+            metrics_write_fleet(text, m, strtoll(reply.items[m].text, NULL, 10));
+        }
+    }
+}
+
 enum err h_system_metrics(struct req *r)
 {
     /* The page grows with the routes, to megabytes: more than a request's arena is made for. */
@@ -235,5 +260,6 @@ enum err h_system_metrics(struct req *r)
     arena_defer(req_arena(r), close_page, page);
     strbuf_init(&text, page, METRICS_PAGE_BYTES / 4);
     metrics_write(&text);
+    add_fleet_metrics(r, &text);
     return req_reply_text(r, 200, "text/plain; version=0.0.4; charset=utf-8", &text);
 }

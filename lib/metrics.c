@@ -299,8 +299,30 @@ void metrics_write(struct strbuf *out)
     write_layers(out);
 }
 
+static const struct {
+    const char *field, *name, *type, *help;
+} fleet_metrics[] = {
+#define FLEET(symbol, field, name, type, help) {field, name, type, help},
+#include "lib/metrics_fleet.def"
+#undef FLEET
+};
+
+const char *metrics_fleet_field(enum metric_fleet metric)
+{
+    return fleet_metrics[metric].field;
+}
+
+void metrics_write_fleet(struct strbuf *out, enum metric_fleet metric, int64_t value)
+{
+    write_head(out, fleet_metrics[metric].name, fleet_metrics[metric].type,
+               fleet_metrics[metric].help);
+    strbuf_printf(out, "%s %lld\n", fleet_metrics[metric].name, (long long)value);
+}
+
 void metrics_print_docs(FILE *out)
 {
+    size_t i;
+
     fputs("# Metrics\n\nGenerated from `lib/metrics.def`. Asked for at the inner port's "
           "`/metrics`; each figure is the sum over the instance's processes, crashed ones "
           "included.\n\n"
@@ -320,4 +342,8 @@ void metrics_print_docs(FILE *out)
 #undef GAUGE
 #undef LAYER
 #undef COMPUTED
+    for (i = 0; i < METRIC_FLEET__COUNT; i++) {
+        fprintf(out, "| `%s` | %s | %s |\n", fleet_metrics[i].name, fleet_metrics[i].type,
+                fleet_metrics[i].help);
+    }
 }

@@ -57,6 +57,16 @@ enum layer {
     LAYER__COUNT
 };
 
+enum metric_fleet {
+#define FLEET(symbol, field, name, type, help) METRIC_FLEET_##symbol,
+#include "lib/metrics_fleet.def"
+#undef FLEET
+    METRIC_FLEET__COUNT
+};
+
+/* Key in Redis of the hash that the leading scheduler writes them to. */
+#define METRICS_FLEET_KEY "metrics:{outbox}"
+
 enum { METRICS_ROUTES_MAX = 250 };
 
 /* What the caller counts by: route names by index. */
@@ -93,7 +103,13 @@ void metrics_request(int route, int status, int64_t duration_us);
 /* Append all metrics in Prometheus' text format 0.0.4. */
 void metrics_write(struct strbuf *out);
 
-/* Print docs/metrics.md from the table. */
+/* Field of METRICS_FLEET_KEY that holds a fleet's metric. */
+const char *metrics_fleet_field(enum metric_fleet metric);
+
+/* Append one metric of the fleet. */
+void metrics_write_fleet(struct strbuf *out, enum metric_fleet metric, int64_t value);
+
+/* Print docs/metrics.md from the tables. */
 void metrics_print_docs(FILE *out);
 
 #endif

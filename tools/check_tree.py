@@ -122,6 +122,7 @@ def check_generated():
              (".env.example", [api, "-x", "env-example"]),
              ("docs/errors.md", [api, "-x", "errors-docs"]),
              ("docs/metrics.md", [api, "-x", "metrics-docs"]),
+             ("docs/events.md", [api, "-x", "events-docs"]),
              ("docs/routes.md", [sys.executable, "tools/gen_routes.py", "fcgi/routes.gperf", "--docs"])]
     for path, command in pages:
         if api is None and command[0] is None:

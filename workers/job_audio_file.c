@@ -3,6 +3,7 @@
  * whole. */
 #include <string.h>
 
+#include "lib/event.h"
 #include "lib/pg.h"
 #include "lib/s3.h"
 #include "lib/shape.h"
@@ -98,12 +99,21 @@ static enum err insert_file(struct job *j, struct scope *sc, void *context)
     const struct made *m = context;
     int64_t bit_rate = m->duration_ms > 0 ? m->size * 8000 / m->duration_ms : ABSENT_I64;
 
-    return pg_exec(sc,
-                   q_audio_insert_result(sc, m->id, job_user(j), m->key, m->origin, m->label,
-                                         m->format->content_type, m->size, m->etag, m->sha256,
-                                         m->format->container, m->codec, m->duration_ms,
-                                         m->sample_rate, m->channels, m->bit_depth, bit_rate),
-                   NULL);
+    TRY(pg_exec(sc,
+                q_audio_insert_result(sc, m->id, job_user(j), m->key, m->origin, m->label,
+                                      m->format->content_type, m->size, m->etag, m->sha256,
+                                      m->format->container, m->codec, m->duration_ms,
+                                      m->sample_rate, m->channels, m->bit_depth, bit_rate),
+                NULL));
+    memcpy(sc->traceparent, job_scope(j)->traceparent, sizeof(sc->traceparent));
+    return event_add(sc, job_user(j), EVENT_AUDIO_CREATED,
+                     &(struct event_data){.file = m->id,
+                                          .job = job_id(j),
+                                          .origin = m->origin,
+                                          .file_name = m->label,
+                                          .content_type = m->format->content_type,
+                                          .size_bytes = m->size,
+                                          .duration_ms = m->duration_ms});
 }
 
 static void tell(struct job *j, const struct made *m)

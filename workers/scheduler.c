@@ -7,6 +7,7 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
+#include "lib/bus.h"
 #include "lib/clock.h"
 #include "lib/config.h"
 #include "lib/crypto.h"
@@ -76,6 +77,11 @@ bool lead_keep(struct arena *arena)
     lead.fence = fence;
     lead.renewed_mono_ms = now;
     return true;
+}
+
+int64_t lead_fence(void)
+{
+    return lead.fence;
 }
 
 void lead_leave(struct arena *arena)
@@ -186,6 +192,7 @@ static void run(void)
         if (lead_keep(arena)) {
             queues_tend(arena);
             putback_round(arena);
+            outbox_round(arena);
             sweep_round(arena);
         }
     } while (wait_tick());
@@ -226,7 +233,7 @@ int main(void)
     signal(SIGPIPE, SIG_IGN);
     follow_supervisor();
     crypto_open();
-    if (!redis_may_start(stderr)) {
+    if (!redis_may_start(stderr) || !bus_may_start(stderr)) {
         return EXIT_CONFIG;
     }
     crypto_random(random, sizeof(random));

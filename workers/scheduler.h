@@ -18,6 +18,9 @@
  * says. */
 bool lead_keep(struct arena *arena);
 
+/* Our number among the leaders so far, which grows; 0: we do not lead. Never blocks. */
+int64_t lead_fence(void);
+
 /* Give the lock up, so that another leads at once. */
 void lead_leave(struct arena *arena);
 
@@ -34,6 +37,9 @@ int64_t queues_lost_ms(const char *queue);
 /* Push rows that their queue does not know: a bounded number of each shard, going round. Faster
  * after a loss. */
 void putback_round(struct arena *arena);
+
+/* Relay domain events to the bus: all that wait, shard by shard, a bounded number of each. */
+void outbox_round(struct arena *arena);
 
 /* All sweeps, once SWEEP_INTERVAL_S has passed since the last. */
 void sweep_round(struct arena *arena);

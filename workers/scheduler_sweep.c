@@ -15,6 +15,7 @@
 enum {
     BATCH = 100,
     BATCHES_MAX = 20,                  /* of one sweep, shard and round */
+    OUTBOX_BATCH = 5000,               /* rows without anything to be done beside them */
     PAGES_MAX = 20,                    /* of a prefix in one round, 1000 keys each */
     LIMIT_MS = 60000,                  /* of one batch */
     IDEMPOTENCY_TTL_MS = 24 * 3600000, /* the time that the API promises */
@@ -144,6 +145,15 @@ static enum err sweep_idempotency(struct scope *sc, struct place place, int64_t 
     return OK;
 }
 
+static enum err sweep_outbox(struct scope *sc, struct place place, int64_t *n_out,
+                             int64_t *n_done_out)
+{
+    TRY(pg_exec(sc, q_outbox_sweep(sc, place, config()->event_keep_s * 1000, OUTBOX_BATCH), n_out));
+    *n_done_out += *n_out;
+    *n_out = *n_out < OUTBOX_BATCH ? 0 : BATCH;
+    return OK;
+}
+
 /* A registration that died between its steps: the user's row decides. */
 static enum err sweep_reservations(struct scope *sc, struct place place, int64_t *n_out,
                                    int64_t *n_done_out)
@@ -203,6 +213,7 @@ static const struct {
     {"files", sweep_files},
     {"password_resets", sweep_resets},
     {"idempotency", sweep_idempotency},
+    {"outbox", sweep_outbox},
     {"reservations", sweep_reservations},
     {"jobs", sweep_jobs},
 };

@@ -5,6 +5,7 @@
 
 #include "deploy/ctl/ctl.h"
 #include "lib/crypto.h"
+#include "lib/event.h"
 #include "lib/password.h"
 #include "lib/pg.h"
 #include "lib/session.h"
@@ -22,9 +23,13 @@ static const struct shape shape_holder = SHAPE(holder, holder_fields);
 
 struct admin {
     struct id id;
+    int64_t version;
 };
 
-static const struct field admin_fields[] = {F_ID(admin, id, "id", 0)};
+static const struct field admin_fields[] = {
+    F_ID(admin, id, "id", 0),
+    F_I64(admin, version, "version", 1, INT64_MAX, 0),
+};
 static const struct shape shape_admin = SHAPE(admin, admin_fields);
 
 /* One line from standard input. */
@@ -40,11 +45,22 @@ static bool read_password(char *out, size_t size)
     return strlen(out) >= PASSWORD_MIN && strlen(out) <= PASSWORD_MAX && !password_is_breached(out);
 }
 
+static enum err set_role(struct scope *sc, struct id user, struct admin *admin_out)
+{
+    struct place place = id_place(user);
+
+    TRY(pg_begin(sc, place));
+    TRY(pg_one(sc, q_users_set_role(sc, user, "admin"), &shape_admin, admin_out));
+    TRY(event_add(sc, user, EVENT_USER_ROLE_CHANGED,
+                  &(struct event_data){.role = "admin", .version = admin_out->version}));
+    return pg_commit(sc, place);
+}
+
 /* An account is there: make it an administrator's. Its sessions carry the old role, so they end. */
 static int promote(struct scope *sc, struct id user)
 {
     struct admin admin;
-    enum err e = pg_one(sc, q_users_set_role(sc, user, "admin"), &shape_admin, &admin);
+    enum err e = set_role(sc, user, &admin);
 
     if (e == OK) {
         e = session_end_all(sc, user, (struct id){{0}});
@@ -68,7 +84,11 @@ static enum err create(struct scope *sc, const char *email, const char *name, co
     e = pg_one(sc, q_emails_reserve(sc, place, email, *id_out), &shape_holder, &holder);
     TRY(e == ERR_NOT_FOUND ? ERR_CONFLICT : e);
     pg_release(sc);
+    TRY(pg_begin(sc, id_place(*id_out)));
     TRY(pg_one(sc, q_users_insert(sc, *id_out, email, name, "admin", hash), &shape_admin, &admin));
+    TRY(event_add(sc, *id_out, EVENT_USER_REGISTERED,
+                  &(struct event_data){.name = name, .role = "admin"}));
+    TRY(pg_commit(sc, id_place(*id_out)));
     pg_release(sc);
     return pg_one(sc, q_emails_activate(sc, place, email, *id_out), &shape_holder, &holder);
 }
