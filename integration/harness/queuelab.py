@@ -4,6 +4,7 @@ import collections
 import contextlib
 import email
 import email.policy
+import fcntl
 import hashlib
 import json
 import os
@@ -46,8 +47,11 @@ def build(*targets):
               or ("build/" + san if san else "build"))
     paths = [f"{folder}/{target}" for target in targets]
     env = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
-    subprocess.run(["make", "-s", f"B={folder}", *paths], cwd=ROOT, check=True, env=env,
-                   stdin=subprocess.DEVNULL)
+    (ROOT / folder).mkdir(parents=True, exist_ok=True)
+    with open(ROOT / folder / ".lock", "w", encoding="ascii") as lock:  # two makes mix their files
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        subprocess.run(["make", "-s", f"B={folder}", *paths], cwd=ROOT, check=True, env=env,
+                       stdin=subprocess.DEVNULL)
     return [ROOT / path for path in paths]
 
 
