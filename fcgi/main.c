@@ -12,6 +12,7 @@
 #include "lib/crypto.h"
 #include "lib/event.h"
 #include "lib/fleet.h"
+#include "lib/harden.h"
 #include "lib/log.h"
 #include "lib/metrics.h"
 #include "lib/password.h"
@@ -40,13 +41,21 @@ static void *serve_thread(void *unused)
 static void mind_signals(const sigset_t *signals)
 {
     int signal_number = 0;
+    siginfo_t info;
+    bool is_ours; /* guard_load.c sends it, so that a fresh process takes our place */
 
     while (signal_number != SIGTERM && signal_number != SIGINT) {
-        if (sigwait(signals, &signal_number) == 0 && signal_number == SIGHUP) {
+        signal_number = sigwaitinfo(signals, &info);
+        if (signal_number == SIGHUP) {
             config_reload_logged();
         }
     }
-    log_event(LOG_INFO, "stop", "finishing what is being served");
+    is_ours = info.si_code == SI_USER && info.si_pid == getpid();
+    log_event(LOG_INFO, "stop", "finishing what is being served%s",
+              is_ours ? "; a fresh process follows" : "");
+    if (!is_ours) {
+        req_drain();
+    }
     conn_stop();
 }
 
@@ -87,6 +96,7 @@ static int run(void)
               stderr);
         return EXIT_FAILURE;
     }
+    harden_process();
     crypto_open();
     if (!redis_may_start(stderr)) {
         return EXIT_CONFIG;

@@ -2,6 +2,7 @@
  * after the commit. */
 #include "fcgi/req.h"
 
+#include <stdatomic.h>
 #include <string.h>
 
 #include "fcgi/req_private.h"
@@ -10,6 +11,8 @@
 #include "lib/pg.h"
 
 enum { PAGE_LIMIT_DEFAULT = 20, VERSION_TEXT_MAX = 32 };
+
+static atomic_bool is_draining; /* of the process */
 
 struct scope *req_scope(struct req *r)
 {
@@ -354,6 +357,16 @@ void req_after_commit(struct req *r, void (*fn)(struct req *r, void *context), v
         abort(); /* our bug: a handler registers a fixed number */
     }
     r->after_commit[r->n_after_commit++] = (struct req_after_commit_call){fn, context};
+}
+
+void req_drain(void)
+{
+    atomic_store(&is_draining, true);
+}
+
+bool req_is_draining(void)
+{
+    return atomic_load_explicit(&is_draining, memory_order_relaxed);
 }
 
 bool req_shadowed(struct req *r, const char *guard)

@@ -126,6 +126,9 @@ MUST_USE enum err req_idem_replay(struct req *r, struct id owner, bool *is_repla
  * effect. */
 MUST_USE enum err req_idem_store(struct req *r, struct id owner);
 
+/* Does the instance go, so that nobody should be sent here any more? */
+bool req_is_draining(void);
+
 /* Call fn(r, context) after the commit, before the reply: for what may be lost and is repaired
  * elsewhere (a push to the queue). Without a transaction: at the end of the handler. */
 void req_after_commit(struct req *r, void (*fn)(struct req *r, void *context), void *context);

@@ -70,6 +70,9 @@ struct req {
     const char *shadow; /* name of the guard that would have, were it not in GUARDS_SHADOW */
 };
 
+/* From now on req_is_draining(). */
+void req_drain(void);
+
 /* Does the guard of this name only look on? Then its refusal is noted and forgotten here. */
 bool req_shadowed(struct req *r, const char *guard);
 

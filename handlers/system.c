@@ -151,10 +151,11 @@ static void write_degradation(struct strbuf *json)
     strbuf_printf(json, "],\"level\":%d}}", worst);
 }
 
-/* Ask everybody and write down what they say; are all there? */
+/* Ask everybody and write down what they say; are all there, and are we to stay? */
 static bool check_all(struct req *r, struct strbuf *json)
 {
     struct strbuf list = req_json(r);
+    bool is_ready;
     int n_down = 0;
     size_t i;
 
@@ -171,11 +172,12 @@ static bool check_all(struct req *r, struct strbuf *json)
             strbuf_puts(&list, "null}");
         }
     }
+    is_ready = n_down == 0 && !req_is_draining();
     strbuf_printf(json, "{\"status\":\"%s\",\"version\":\"%s\",\"phase\":%d,\"checks\":{%s},",
-                  n_down == 0 ? "ok" : "down", VERSION, (int)config()->phase, list.data);
+                  is_ready ? "ok" : "down", VERSION, (int)config()->phase, list.data);
     strbuf_printf(json, "\"configEpoch\":%lld,", (long long)config_epoch());
     write_degradation(json);
-    return n_down == 0;
+    return is_ready;
 }
 
 enum err h_system_status(struct req *r)
@@ -183,7 +185,7 @@ enum err h_system_status(struct req *r)
     struct strbuf json = req_json(r);
     bool is_ready;
 
-    if (!recall(&json, &is_ready)) {
+    if (req_is_draining() || !recall(&json, &is_ready)) {
         is_ready = check_all(r, &json);
         remember(&json, is_ready);
     }

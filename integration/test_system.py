@@ -185,3 +185,25 @@ def test_prometheus_finds_the_instances(stack):
     for target in targets:
         reply = Client(f"http://{target['targets'][0]}").get("/metrics", expect=200, checked=False)
         assert "maxbooster_processes" in reply.text
+
+
+def test_behind_tls_browsers_are_told_to_stay_there(api):
+    """The stack trusts the loopback's X-Forwarded-Proto, as from a load balancer that ends TLS."""
+    for path in ("/api/system/health", "/api/nothing"):
+        reply = api.get(path, headers={"X-Forwarded-Proto": "https"})
+        assert reply.headers["Strict-Transport-Security"] == "max-age=31536000; includeSubDomains"
+        assert "Strict-Transport-Security" not in api.get(path).headers
+
+
+def test_our_programs_gain_no_privileges_and_leave_no_core(stack):
+    """The media child is one of the worker's, and locked further."""
+    for program in ("api", "worker", "scheduler"):
+        ours = [p for p in stack.processes(program) if "maxbooster-" in p.text.split(" ")[0]
+                or "maxbooster-" in p.text]
+        pids = [p.pid for p in ours if "multiwatch" not in p.text and "spawn-fcgi" not in p.text]
+        assert pids, program
+        for pid in pids:
+            with open(f"/proc/{pid}/status", encoding="ascii") as file:
+                assert re.search(r"^NoNewPrivs:\s1$", file.read(), re.M), (program, pid)
+            with open(f"/proc/{pid}/limits", encoding="ascii") as file:
+                assert re.search(r"^Max core file size\s+0\s+0", file.read(), re.M), (program, pid)

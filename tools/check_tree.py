@@ -331,6 +331,20 @@ def check_links():
                     yield path, number, f"{target} is not there"
 
 
+def check_security():
+    """Tests that docs/security.md names are there."""
+    tests = set()
+    for path in tracked("integration/*.py", "proxy/*.py", "*test_*.c"):
+        tests |= set(re.findall(r"\b(test_\w+)\(", text(path)))
+    for number, line in lines("docs/security.md"):
+        for name in re.findall(r"`(test_\w+)`", line):
+            if name not in tests:
+                yield "docs/security.md", number, f"there is no test {name}"
+        for name in re.findall(r"`((?:lib|fcgi|deploy)/[\w/.]+)`", line):
+            if not os.path.exists(name):
+                yield "docs/security.md", number, f"there is no {name}"
+
+
 def check_globals():
     """No module exports an object that can be changed."""
     library = os.path.join(os.path.dirname(os.path.dirname(api or "build/bin/x")), "lib.a")
@@ -344,6 +358,25 @@ def check_globals():
         match = re.match(r"[0-9a-f]+ g +O (?:\.data|\.bss|\*COM\*)\s+[0-9a-f]+ (?:\.hidden )?(\w+)$", line)
         if match and not match.group(1).startswith("__"):
             yield f"lib/{member}.c", 1, f"{match.group(1)} is exported and can be changed: make it static or const"
+
+
+def check_hardening():
+    """Programs are position-independent, relocated read-only and bound at start, with canaries and checked copies."""
+    folder = os.path.dirname(api or "build/bin/x")
+    if "build/" in folder.replace("build/bin", "") or not os.path.isdir(folder):
+        return  # a sanitized tree has other flags
+    for name in ("api", "worker", "scheduler"):
+        path = os.path.join(folder, f"maxbooster-{name}")
+        if not os.path.exists(path):
+            continue
+        told = run("readelf", "-W", "-h", "-l", "-d", "-s", path).stdout
+        for needle, what in ((r"Type:\s+DYN", "position-independent"), ("GNU_RELRO", "RELRO"),
+                             (r"BIND_NOW|Flags: NOW", "bound at start"),
+                             ("__stack_chk_fail", "stack protector"), (r"__\w+_chk\b", "FORTIFY_SOURCE")):
+            if not re.search(needle, told):
+                yield path, 0, f"is not built with: {what}"
+        if re.search(r"GNU_STACK.*RWE", told):
+            yield path, 0, "has an executable stack"
 
 
 CHECKS = {name[6:]: fn for name, fn in list(globals().items()) if name.startswith("check_")}

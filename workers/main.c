@@ -10,6 +10,7 @@
 #include "lib/config.h"
 #include "lib/crypto.h"
 #include "lib/fleet.h"
+#include "lib/harden.h"
 #include "lib/instance.h"
 #include "lib/log.h"
 #include "lib/pg.h"
@@ -71,6 +72,7 @@ int main(int argc, char **argv)
     plan.databases = (int)config()->shard_count;
     block_signals();
     follow_supervisor();
+    harden_process();
     crypto_open();
     if (!redis_may_start(stderr)) {
         return EXIT_CONFIG;

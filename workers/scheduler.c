@@ -12,6 +12,7 @@
 #include "lib/config.h"
 #include "lib/crypto.h"
 #include "lib/fleet.h"
+#include "lib/harden.h"
 #include "lib/instance.h"
 #include "lib/lock.h"
 #include "lib/log.h"
@@ -232,6 +233,7 @@ int main(void)
     sigprocmask(SIG_BLOCK, &signals, NULL);
     signal(SIGPIPE, SIG_IGN);
     follow_supervisor();
+    harden_process();
     crypto_open();
     if (!redis_may_start(stderr) || !bus_may_start(stderr)) {
         return EXIT_CONFIG;

@@ -1,0 +1,10 @@
+/* What a process of ours gives up at its start, for good. */
+#ifndef LIB_HARDEN_H
+#define LIB_HARDEN_H
+
+/* No privileges by running another program (no_new_privs), and no core file, which would hold
+ * secrets. Before threads and children, which inherit both. Never fails: where the kernel knows
+ * neither, a line in the log says so. */
+void harden_process(void);
+
+#endif
