@@ -78,8 +78,7 @@ static void start_threads(pthread_t *threads, int n)
 static int run(void)
 {
     pthread_t threads[THREADS_MAX];
-    const struct metrics_plan metrics = {
-        .routes = route_count(), .route_name = route_key, .databases = (int)config()->shard_count};
+    const struct metrics_plan metrics = {.routes = route_count(), .route_name = route_key};
     int n = (int)config()->api_threads, i;
     sigset_t signals;
 

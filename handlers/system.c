@@ -34,17 +34,17 @@ struct check {
     enum err (*ask)(struct scope *sc, int64_t *latency_us_out);
 };
 
-/* All shards must answer; the slowest one's time is told. */
+/* All databases must answer; the slowest one's time is told. */
 static enum err ask_database(struct scope *sc, int64_t *latency_us_out)
 {
-    int shard;
+    int database;
 
     *latency_us_out = 0;
-    for (shard = 0; shard < pg_shard_count(); shard++) {
+    for (database = 0; database < pg_database_count(); database++) {
         int64_t start_us = clock_mono_us(), latency_ms;
         int64_t took_us;
 
-        TRY(pg_ping(sc, shard, &latency_ms));
+        TRY(pg_ping(sc, database, &latency_ms));
         took_us = clock_mono_us() - start_us;
         *latency_us_out = took_us > *latency_us_out ? took_us : *latency_us_out;
     }

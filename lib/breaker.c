@@ -1,90 +1,79 @@
-/* The common case, closed and without failures, is one atomic read; everything else is under the
- * mutex. */
+/* The word holds state, failures in a row, and a time: each change is one compare-and-swap. The
+ * common case, closed and without failures, is one read of 0. */
 #include "lib/breaker.h"
 
-#include <pthread.h>
-#include <stdatomic.h>
-#include <stdlib.h>
+enum { FAILURES_MAX = 0xffff };
 
-struct breaker {
-    _Atomic int state;
-    _Atomic int failures; /* in a row */
-    int failures_max;
-    int64_t open_ms;
-    int64_t until_ms; /* OPEN: end of the while; HALF_OPEN: end of the probe's */
-    pthread_mutex_t mutex;
+/* The word in parts. until_ms: OPEN: end of the while; HALF_OPEN: end of the probe's. */
+struct parts {
+    enum breaker_state state;
+    int failures;
+    int64_t until_ms;
 };
 
-struct breaker *breaker_open(int failures_max, int64_t open_ms)
+static struct parts parts_of(uint64_t word)
 {
-    struct breaker *b = calloc(1, sizeof(*b));
-
-    if (b == NULL) {
-        abort();
-    }
-    b->failures_max = failures_max;
-    b->open_ms = open_ms;
-    pthread_mutex_init(&b->mutex, NULL);
-    return b;
+    return (struct parts){.state = (enum breaker_state)(word & 3),
+                          .failures = (int)(word >> 2 & FAILURES_MAX),
+                          .until_ms = (int64_t)(word >> 18)};
 }
 
-void breaker_close(struct breaker **breaker)
+static uint64_t word_of(struct parts p)
 {
-    if (*breaker != NULL) {
-        pthread_mutex_destroy(&(*breaker)->mutex);
-        free(*breaker);
-        *breaker = NULL;
-    }
+    return (uint64_t)p.until_ms << 18 | (uint64_t)p.failures << 2 | (uint64_t)p.state;
 }
 
-bool breaker_allow(struct breaker *b, int64_t now_ms, bool *is_probe_out)
+bool breaker_allow(const struct breaker *b, int64_t now_ms, bool *is_probe_out)
 {
-    bool is_probe = false, is_allowed;
+    uint64_t word = atomic_load_explicit(b->word, memory_order_relaxed);
 
     if (is_probe_out != NULL) {
         *is_probe_out = false;
     }
-    if (atomic_load_explicit(&b->state, memory_order_relaxed) == BREAKER_CLOSED) {
-        return true;
+    for (;;) {
+        struct parts p = parts_of(word);
+
+        if (p.state == BREAKER_CLOSED) {
+            return true;
+        }
+        if (now_ms < p.until_ms) {
+            return false;
+        }
+        p.state = BREAKER_HALF_OPEN;
+        p.until_ms = now_ms + b->open_ms;
+        if (atomic_compare_exchange_weak(b->word, &word, word_of(p))) {
+            if (is_probe_out != NULL) {
+                *is_probe_out = true;
+            }
+            return true;
+        }
     }
-    pthread_mutex_lock(&b->mutex);
-    if (b->state != BREAKER_CLOSED && now_ms >= b->until_ms) {
-        b->state = BREAKER_HALF_OPEN;
-        b->until_ms = now_ms + b->open_ms;
-        is_probe = true;
-    }
-    is_allowed = is_probe || b->state == BREAKER_CLOSED;
-    pthread_mutex_unlock(&b->mutex);
-    if (is_probe_out != NULL) {
-        *is_probe_out = is_probe;
-    }
-    return is_allowed;
 }
 
-void breaker_success(struct breaker *b)
+void breaker_success(const struct breaker *b)
 {
-    if (atomic_load_explicit(&b->failures, memory_order_relaxed) == 0) {
-        return;
+    if (atomic_load_explicit(b->word, memory_order_relaxed) != 0) {
+        atomic_store(b->word, 0);
     }
-    pthread_mutex_lock(&b->mutex);
-    b->failures = 0;
-    b->state = BREAKER_CLOSED;
-    pthread_mutex_unlock(&b->mutex);
 }
 
-void breaker_failure(struct breaker *b, int64_t now_ms)
+void breaker_failure(const struct breaker *b, int64_t now_ms)
 {
-    pthread_mutex_lock(&b->mutex);
-    b->failures++;
-    if (b->state == BREAKER_HALF_OPEN ||
-        (b->state == BREAKER_CLOSED && b->failures >= b->failures_max)) {
-        b->state = BREAKER_OPEN;
-        b->until_ms = now_ms + b->open_ms;
-    }
-    pthread_mutex_unlock(&b->mutex);
+    uint64_t word = atomic_load_explicit(b->word, memory_order_relaxed);
+    struct parts p;
+
+    do {
+        p = parts_of(word);
+        p.failures += p.failures < FAILURES_MAX;
+        if (p.state == BREAKER_HALF_OPEN ||
+            (p.state == BREAKER_CLOSED && p.failures >= b->failures_max)) {
+            p.state = BREAKER_OPEN;
+            p.until_ms = now_ms + b->open_ms;
+        }
+    } while (!atomic_compare_exchange_weak(b->word, &word, word_of(p)));
 }
 
 enum breaker_state breaker_state(const struct breaker *b)
 {
-    return (enum breaker_state)atomic_load_explicit(&b->state, memory_order_relaxed);
+    return parts_of(atomic_load_explicit(b->word, memory_order_relaxed)).state;
 }

@@ -394,11 +394,57 @@ static bool guards_are_known(const char *list)
     return true;
 }
 
+/* The next number of SHARD_MAP, -1 where there is none. */
+static int next_database(const char **list)
+{
+    char *end;
+    long n;
+
+    if (**list < '0' || **list > '9') {
+        return -1;
+    }
+    n = strtol(*list, &end, 10);
+    *list = end;
+    if (*end == ',' && end[1] != '\0') {
+        (*list)++;
+    }
+    return n < (long)ARRAY_LEN(((struct config *)NULL)->database_shard_url) ? (int)n : -1;
+}
+
+/* Each shard names a database, and each database named has an address. */
+static bool shards_have_places(const struct config *c, FILE *faults)
+{
+    const char *list = c->shard_map;
+    int64_t i;
+
+    for (i = 0; i < c->shard_count; i++) {
+        int database = *c->shard_map == '\0' ? (int)i : next_database(&list);
+
+        if (database < 0) {
+            fprintf(faults,
+                    "SHARD_MAP is \"%s\": allowed is a comma list of SHARD_COUNT (%lld) numbers "
+                    "from 0 to %d.\n",
+                    c->shard_map, (long long)c->shard_count,
+                    (int)ARRAY_LEN(c->database_shard_url) - 1);
+            return false;
+        }
+        if (database > 0 && *c->database_shard_url[database] == '\0') {
+            fprintf(faults, "SHARD_COUNT is \"%lld\": DATABASE_SHARD_%02d_URL is missing.\n",
+                    (long long)c->shard_count, database);
+            return false;
+        }
+    }
+    if (*list != '\0') {
+        fprintf(faults, "SHARD_MAP is \"%s\": it names more than SHARD_COUNT (%lld) shards.\n",
+                c->shard_map, (long long)c->shard_count);
+        return false;
+    }
+    return true;
+}
+
 /* Rules that span several variables. */
 static bool fits_together(const struct config *c, FILE *faults)
 {
-    int64_t i;
-
     if (strcmp(c->event_bus, "redis") != 0 && strcmp(c->event_bus, "kafka") != 0) {
         fprintf(faults, "EVENT_BUS is \"%s\": allowed are redis and kafka.\n", c->event_bus);
         return false;
@@ -437,14 +483,7 @@ static bool fits_together(const struct config *c, FILE *faults)
             (long long)c->request_arena_bytes, (long long)c->body_max_bytes);
         return false;
     }
-    for (i = 1; i < c->shard_count; i++) {
-        if (*c->database_shard_url[i] == '\0') {
-            fprintf(faults, "SHARD_COUNT is \"%lld\": DATABASE_SHARD_%02d_URL is missing.\n",
-                    (long long)c->shard_count, (int)i);
-            return false;
-        }
-    }
-    return true;
+    return shards_have_places(c, faults);
 }
 
 /* End a snapshot that was never published. */

@@ -6,7 +6,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
-#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -18,7 +19,7 @@ enum {
     PAGE = 4096,
     LOCK_WAIT_MS = 5000, /* the lock is held for microseconds; longer means a stopped process */
     LOCK_BYTE = 0,       /* byte of the lock on the file; slot i has byte 1 + i */
-    LAYOUT_VERSION = 1
+    LAYOUT_VERSION = 2
 };
 
 #define MAGIC UINT64_C(0x6d61786273686d31) /* "maxbshm1" */
@@ -35,16 +36,23 @@ struct slot {
 struct header {
     _Atomic uint64_t magic; /* written last */
     uint32_t version;
-    uint32_t databases;
     uint64_t area_bytes;
     uint64_t area_layout;
     _Alignas(64) struct slot slots[INSTANCE_SLOTS];
+    /* Hashes of the pools' names, 0 free: here, since a look into the file's holes fills them. */
+    _Atomic uint64_t pool_keys[INSTANCE_POOLS];
+};
+
+/* What is shared of a pool. Entered under the lock of byte 0, its key last; then it stays. */
+struct pool_slot {
+    _Atomic uint64_t breaker;
+    _Atomic int64_t counters[INSTANCE_COUNTERS];
+    _Alignas(64) char sets[]; /* leases, then open connections */
 };
 
 static struct {
     struct header *base;
-    size_t size, permits_at, permits_each, areas_at, area_stride;
-    int databases;
+    size_t size, board_at, pools_at, pool_stride, areas_at, area_stride;
     int fd;       /* holds the lock of our slot; -1: private memory */
     int probe_fd; /* a second description, for which our own locks are foreign */
     int slot;
@@ -58,10 +66,12 @@ static size_t round_up(size_t n, size_t to)
 
 static void plan_sizes(const struct instance_plan *plan)
 {
-    self.databases = plan->databases;
-    self.permits_at = round_up(sizeof(struct header), PAGE);
-    self.permits_each = permit_set_size(INSTANCE_LEASES_MAX) + permit_set_size(INSTANCE_OPEN_MAX);
-    self.areas_at = round_up(self.permits_at + self.permits_each * (size_t)plan->databases, PAGE);
+    self.board_at = round_up(sizeof(struct header), PAGE);
+    self.pools_at = self.board_at + INSTANCE_BOARD_BYTES;
+    self.pool_stride = round_up(sizeof(struct pool_slot) + permit_set_size(INSTANCE_LEASES_MAX) +
+                                    permit_set_size(INSTANCE_OPEN_MAX),
+                                PAGE);
+    self.areas_at = self.pools_at + self.pool_stride * INSTANCE_POOLS;
     self.area_stride = round_up(plan->area_bytes + 1, PAGE);
     self.size = self.areas_at + self.area_stride * INSTANCE_SLOTS;
 }
@@ -108,7 +118,7 @@ static bool is_same_file(int fd, const char *path)
 static bool size_file(int fd)
 {
     return ftruncate(fd, 0) == 0 && ftruncate(fd, (off_t)self.size) == 0 &&
-           posix_fallocate(fd, 0, (off_t)self.areas_at) == 0;
+           posix_fallocate(fd, 0, (off_t)self.pools_at) == 0;
 }
 
 enum verdict { FILE_OURS, FILE_NEW, FILE_OTHER_LAYOUT, FILE_FOREIGN };
@@ -132,8 +142,7 @@ static enum verdict judge_file(int fd, const struct instance_plan *plan)
         return FILE_NEW;
     }
     if (st.st_size != (off_t)self.size || head.version != LAYOUT_VERSION ||
-        head.databases != (uint32_t)plan->databases || head.area_bytes != plan->area_bytes ||
-        head.area_layout != plan->area_layout) {
+        head.area_bytes != plan->area_bytes || head.area_layout != plan->area_layout) {
         return FILE_OTHER_LAYOUT;
     }
     return FILE_OURS;
@@ -142,16 +151,10 @@ static enum verdict judge_file(int fd, const struct instance_plan *plan)
 static void fill_header(const struct instance_plan *plan)
 {
     struct header *h = self.base;
-    int d;
 
     h->version = LAYOUT_VERSION;
-    h->databases = (uint32_t)plan->databases;
     h->area_bytes = plan->area_bytes;
     h->area_layout = plan->area_layout;
-    for (d = 0; d < plan->databases; d++) {
-        permit_set_init(instance_leases(d), INSTANCE_LEASES_MAX);
-        permit_set_init(instance_open_connections(d), INSTANCE_OPEN_MAX);
-    }
     atomic_store(&h->magic, MAGIC);
 }
 
@@ -200,15 +203,121 @@ static int open_locked(const struct instance_plan *plan, enum verdict *verdict, 
     return -1;
 }
 
+/* --- Pools. --- */
+
+static struct pool_slot *pool_at(int i)
+{
+    return (void *)((char *)self.base + self.pools_at + self.pool_stride * (size_t)i);
+}
+
+static struct instance_pool shares_of(struct pool_slot *p)
+{
+    return (struct instance_pool){
+        .leases = (void *)p->sets,
+        .opens = (void *)(p->sets + permit_set_size(INSTANCE_LEASES_MAX)),
+        .breaker = &p->breaker,
+        .counters = p->counters,
+    };
+}
+
+static struct instance_pool init_pool(struct pool_slot *p)
+{
+    struct instance_pool shares = shares_of(p);
+
+    permit_set_init(shares.leases, INSTANCE_LEASES_MAX);
+    permit_set_init(shares.opens, INSTANCE_OPEN_MAX);
+    return shares;
+}
+
+/* FNV-1a, never 0. */
+static uint64_t hash_of(const char *name)
+{
+    uint64_t hash = UINT64_C(14695981039346656037);
+
+    for (; *name != '\0'; name++) {
+        hash = (hash ^ (uint8_t)*name) * UINT64_C(1099511628211);
+    }
+    return hash != 0 ? hash : 1;
+}
+
+/* The slot of that key, or the free one where it belongs. -1: all are taken. */
+static int find_pool(uint64_t key)
+{
+    int first = (int)(key % INSTANCE_POOLS), i = first;
+
+    do {
+        uint64_t found = atomic_load(&self.base->pool_keys[i]);
+
+        if (found == key || found == 0) {
+            return i;
+        }
+        i = (i + 1) % INSTANCE_POOLS;
+    } while (i != first);
+    return -1;
+}
+
+static bool enter_pool(int i, uint64_t key)
+{
+    off_t at = (off_t)(self.pools_at + self.pool_stride * (size_t)i);
+
+    if (self.fd >= 0 && posix_fallocate(self.fd, at, (off_t)self.pool_stride) != 0) {
+        return false;
+    }
+    init_pool(pool_at(i)); /* may have been done before, by somebody who died then */
+    atomic_store(&self.base->pool_keys[i], key);
+    return true;
+}
+
+/* Room of this process's own, for ever. */
+static struct instance_pool private_pool(const char *name)
+{
+    struct pool_slot *p = aligned_alloc(64, self.pool_stride);
+
+    log_event(LOG_WARN, "instance_pool_private",
+              "%s does not fit into the shared memory: its limits are this process's own", name);
+    if (p == NULL) {
+        abort();
+    }
+    memset(p, 0, self.pool_stride);
+    return init_pool(p);
+}
+
+struct instance_pool instance_pool(const char *name)
+{
+    uint64_t key = hash_of(name);
+    bool is_entered = false;
+    int i;
+
+    pthread_mutex_lock(&self.mutex);
+    if (self.probe_fd < 0 || lock_file(self.probe_fd, LOCK_WAIT_MS)) {
+        i = find_pool(key);
+        is_entered = i >= 0 && (self.base->pool_keys[i] == key || enter_pool(i, key));
+        if (self.probe_fd >= 0) {
+            unlock_file(self.probe_fd);
+        }
+    }
+    pthread_mutex_unlock(&self.mutex);
+    return is_entered ? shares_of(pool_at(i)) : private_pool(name);
+}
+
 static void free_permits_of(int slot)
 {
-    int d;
+    int i;
 
-    for (d = 0; d < self.databases; d++) {
-        permit_reclaim(instance_leases(d), (uint16_t)(slot + 1));
-        permit_reclaim(instance_open_connections(d), (uint16_t)(slot + 1));
+    for (i = 0; i < INSTANCE_POOLS; i++) {
+        if (atomic_load(&self.base->pool_keys[i]) != 0) {
+            permit_reclaim(shares_of(pool_at(i)).leases, (uint16_t)(slot + 1));
+            permit_reclaim(shares_of(pool_at(i)).opens, (uint16_t)(slot + 1));
+        }
     }
 }
+
+void *instance_board(void)
+{
+    return (char *)self.base + self.board_at;
+}
+
+/* --- Slots. --- */
 
 static void *area_at(int slot)
 {
@@ -251,6 +360,37 @@ static bool claim_slot(void)
     return false;
 }
 
+/* Does somebody hold the slot's lock? Ours is not asked: it is held by another description of
+ * this process. */
+static bool is_alive(int slot)
+{
+    struct flock l = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 1 + slot, .l_len = 1};
+
+    if (slot == self.slot) {
+        return true;
+    }
+    return self.probe_fd >= 0 && fcntl(self.probe_fd, F_OFD_GETLK, &l) == 0 && l.l_type != F_UNLCK;
+}
+
+/* Old databases must not fill the table for ever: the first process of an instance forgets them
+ * all when they are many. Nobody else looks at them then, since we hold the lock. */
+static void forget_pools(void)
+{
+    int i, n = 0;
+
+    for (i = 0; i < INSTANCE_POOLS; i++) {
+        n += self.base->pool_keys[i] != 0;
+    }
+    for (i = 0; i < INSTANCE_SLOTS && n > INSTANCE_POOLS / 2; i++) {
+        n = i != self.slot && self.base->slots[i].state == SLOT_LIVE && is_alive(i) ? 0 : n;
+    }
+    for (i = 0; i < INSTANCE_POOLS && n > INSTANCE_POOLS / 2; i++) {
+        if (atomic_exchange(&self.base->pool_keys[i], 0) != 0) {
+            memset(pool_at(i), 0, self.pool_stride);
+        }
+    }
+}
+
 /* Everything about the shared file; false with a reason where it cannot be used. */
 static bool open_shared(const struct instance_plan *plan, const char **reason)
 {
@@ -269,6 +409,9 @@ static bool open_shared(const struct instance_plan *plan, const char **reason)
         fill_header(plan);
     }
     is_good = is_good && claim_slot();
+    if (is_good) {
+        forget_pools();
+    }
     unlock_file(self.fd);
     return is_good;
 }
@@ -341,18 +484,6 @@ void *instance_area(void)
     return area_at(self.slot);
 }
 
-/* Does somebody hold the slot's lock? Ours is not asked: it is held by another description of
- * this process. */
-static bool is_alive(int slot)
-{
-    struct flock l = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 1 + slot, .l_len = 1};
-
-    if (slot == self.slot) {
-        return true;
-    }
-    return self.probe_fd >= 0 && fcntl(self.probe_fd, F_OFD_GETLK, &l) == 0 && l.l_type != F_UNLCK;
-}
-
 const void *instance_area_of(int slot, bool *is_alive_out)
 {
     if (slot < 0 || slot >= INSTANCE_SLOTS ||
@@ -363,21 +494,6 @@ const void *instance_area_of(int slot, bool *is_alive_out)
         *is_alive_out = is_alive(slot);
     }
     return area_at(slot);
-}
-
-struct permit_set *instance_leases(int database)
-{
-    if (self.base == NULL || database < 0 || database >= self.databases) {
-        return NULL;
-    }
-    return (void *)((char *)self.base + self.permits_at + self.permits_each * (size_t)database);
-}
-
-struct permit_set *instance_open_connections(int database)
-{
-    char *first = (char *)instance_leases(database);
-
-    return first == NULL ? NULL : (void *)(first + permit_set_size(INSTANCE_LEASES_MAX));
 }
 
 /* Free what a dead process held, unless somebody has taken its slot over or is about to. */

@@ -1,7 +1,8 @@
 /* An instance: the processes of one pool, and the memory that they share.
  *
- * One file (config instance_shm) holds a slot per process with an area for its metrics, and two
- * permit sets per database. A process claims a slot at start and holds a lock of the kernel on
+ * One file (config instance_shm) holds a slot per process with an area for its metrics, and what
+ * the processes share of each connection pool, found by the pool's name, so that new databases fit
+ * in at any time. A process claims a slot at start and holds a lock of the kernel on
  * it, which ends with the process however it ends. The areas of dead processes stay and count; a
  * new process takes a dead slot over with all its counters and counts on from there. Hence a sum
  * over all slots is exact at any time, also across kill -9. Where the file cannot be used, the
@@ -9,6 +10,7 @@
 #ifndef LIB_INSTANCE_H
 #define LIB_INSTANCE_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -20,12 +22,13 @@ enum {
     INSTANCE_SLOTS = 512,       /* processes; 256 of the old version and 256 of the new one */
     INSTANCE_LEASES_MAX = 1000, /* the largest DB_POOL_SIZE */
     INSTANCE_OPEN_MAX = 10000,  /* the largest DB_MAX_CONNECTIONS */
-    INSTANCE_DATABASES_MAX = 1024
+    INSTANCE_POOLS = 1024,      /* pools that fit into the file */
+    INSTANCE_COUNTERS = 8,      /* of a pool */
+    INSTANCE_BOARD_BYTES = 65536
 };
 
 struct instance_plan {
     const char *path;     /* NULL or "": private memory */
-    int databases;        /* permit sets are numbered below this */
     size_t area_bytes;    /* size of a slot's area */
     uint64_t area_layout; /* another number whenever the area means something else */
 };
@@ -52,9 +55,21 @@ void *instance_area(void);
  * live? Only then its gauges mean something. */
 const void *instance_area_of(int slot, bool *is_alive_out);
 
-/* Permits of leased connections of a database, and of open ones. NULL without instance_open(). */
-struct permit_set *instance_leases(int database);
-struct permit_set *instance_open_connections(int database);
+/* What the processes share of a pool; all zero at first. Valid until instance_close(). */
+struct instance_pool {
+    struct permit_set *leases, *opens; /* leased connections, open ones */
+    _Atomic uint64_t *breaker;         /* for breaker.h */
+    _Atomic int64_t *counters;         /* INSTANCE_COUNTERS of them */
+};
+
+/* The pool of that name, entered now if it is new; once per pool and process, since it may wait
+ * for the file's lock. Where the file has no room the pool is this process's own; a warning says
+ * so. */
+struct instance_pool instance_pool(const char *name);
+
+/* INSTANCE_BOARD_BYTES that all processes see, 64-byte aligned; zero in a new file, else as the
+ * last processes left them. */
+void *instance_board(void);
 
 /* The owner that this process takes permits as. */
 uint16_t instance_owner(void);

@@ -7,6 +7,7 @@
 #include "lib/clock.h"
 #include "lib/config.h"
 #include "lib/instance.h"
+#include "lib/pg.h"
 
 enum { CLASSES = 6, BUCKETS = 14, LAYOUT = 3 };
 
@@ -35,7 +36,6 @@ static struct area *mine;
 void metrics_open(const struct metrics_plan *wanted)
 {
     const struct instance_plan instance = {.path = config()->instance_shm,
-                                           .databases = wanted->databases,
                                            .area_bytes = sizeof(struct area),
                                            .area_layout = LAYOUT * 1000003u +
                                                           METRIC__COUNT * 1009u +
@@ -87,12 +87,14 @@ static const struct {
 #define GAUGE(symbol, name, help)
 #define LAYER(symbol, n, l, h) {.name = n, .help = h, .level = l},
 #define COMPUTED(symbol, name, type, help)
+#define DATABASE(field, name, type, help)
 #include "lib/metrics.def"
 #undef COUNTER
 #undef ROUTE_HISTOGRAM
 #undef GAUGE
 #undef LAYER
 #undef COMPUTED
+#undef DATABASE
 };
 
 void metrics_layer(enum layer layer)
@@ -260,21 +262,15 @@ static void write_gauge(struct strbuf *out, enum metric_gauge gauge, const char 
     }
 }
 
-enum computed { COMPUTED_PROCESSES, COMPUTED_DB_LEASES };
+enum computed { COMPUTED_PROCESSES };
 
 static void write_computed(struct strbuf *out, enum computed which, const char *name,
                            const char *type, const char *help)
 {
     int i, n = 0;
 
+    (void)which; /* there is one */
     write_head(out, name, type, help);
-    if (which == COMPUTED_DB_LEASES) {
-        for (i = 0; i < plan.databases; i++) {
-            strbuf_printf(out, "%s{database=\"%d\"} %d\n", name, i,
-                          (int)permit_count(instance_leases(i), 0));
-        }
-        return;
-    }
     for (i = 0; i < INSTANCE_SLOTS; i++) {
         bool is_alive = false;
 
@@ -283,6 +279,42 @@ static void write_computed(struct strbuf *out, enum computed which, const char *
     strbuf_printf(out, "%s %d\n", name, n);
 }
 
+/* One sample of each database. */
+static void write_databases(struct strbuf *out, int64_t (*value)(const struct pg_pool_view *),
+                            const char *name, const char *type, const char *help)
+{
+    int i;
+
+    write_head(out, name, type, help);
+    for (i = 0; i < pg_pools(); i++) {
+        struct pg_pool_view view;
+
+        pg_pool_view(i, &view);
+        strbuf_printf(out, "%s{database=\"%s\"} %lld\n", name, view.name, (long long)value(&view));
+    }
+}
+
+/* A function for each member of the view that the table names. */
+#define COUNTER(symbol, name, help)
+#define ROUTE_HISTOGRAM(symbol, name, help)
+#define GAUGE(symbol, name, help)
+#define LAYER(symbol, name, level, help)
+#define COMPUTED(symbol, name, type, help)
+#define VALUE_NAME2(line) value_##line
+#define VALUE_NAME(line) VALUE_NAME2(line)
+#define DATABASE(field, name, type, help)                             \
+    static int64_t VALUE_NAME(__LINE__)(const struct pg_pool_view *v) \
+    {                                                                 \
+        return (int64_t)v->field;                                     \
+    }
+#include "lib/metrics.def"
+#undef COUNTER
+#undef ROUTE_HISTOGRAM
+#undef GAUGE
+#undef LAYER
+#undef COMPUTED
+#undef DATABASE
+
 void metrics_write(struct strbuf *out)
 {
 #define COUNTER(symbol, name, help) write_counter(out, METRIC_##symbol, name, help);
@@ -290,12 +322,15 @@ void metrics_write(struct strbuf *out)
 #define GAUGE(symbol, name, help) write_gauge(out, METRIC_GAUGE_##symbol, name, help);
 #define LAYER(symbol, name, level, help)
 #define COMPUTED(symbol, name, type, help) write_computed(out, COMPUTED_##symbol, name, type, help);
+#define DATABASE(field, name, type, help) \
+    write_databases(out, VALUE_NAME(__LINE__), name, type, help);
 #include "lib/metrics.def"
 #undef COUNTER
 #undef ROUTE_HISTOGRAM
 #undef GAUGE
 #undef LAYER
 #undef COMPUTED
+#undef DATABASE
     write_layers(out);
 }
 
@@ -336,12 +371,15 @@ void metrics_print_docs(FILE *out)
     fprintf(out, "| `maxbooster_layer_active{layer=\"%s\"}` | gauge, level %d | %s |\n", name, \
             level, help);
 #define COMPUTED(symbol, name, type, help) fprintf(out, "| `%s` | %s | %s |\n", name, type, help);
+#define DATABASE(field, name, type, help) \
+    fprintf(out, "| `%s` | %s by `database` | %s |\n", name, type, help);
 #include "lib/metrics.def"
 #undef COUNTER
 #undef ROUTE_HISTOGRAM
 #undef GAUGE
 #undef LAYER
 #undef COMPUTED
+#undef DATABASE
     for (i = 0; i < METRIC_FLEET__COUNT; i++) {
         fprintf(out, "| `%s` | %s | %s |\n", fleet_metrics[i].name, fleet_metrics[i].type,
                 fleet_metrics[i].help);

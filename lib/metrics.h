@@ -17,12 +17,14 @@ enum metric {
 #define GAUGE(symbol, name, help)
 #define LAYER(symbol, name, level, help)
 #define COMPUTED(symbol, name, type, help)
+#define DATABASE(field, name, type, help)
 #include "lib/metrics.def"
 #undef COUNTER
 #undef ROUTE_HISTOGRAM
 #undef GAUGE
 #undef LAYER
 #undef COMPUTED
+#undef DATABASE
     METRIC__COUNT
 };
 
@@ -32,12 +34,14 @@ enum metric_gauge {
 #define GAUGE(symbol, name, help) METRIC_GAUGE_##symbol,
 #define LAYER(symbol, name, level, help)
 #define COMPUTED(symbol, name, type, help)
+#define DATABASE(field, name, type, help)
 #include "lib/metrics.def"
 #undef COUNTER
 #undef ROUTE_HISTOGRAM
 #undef GAUGE
 #undef LAYER
 #undef COMPUTED
+#undef DATABASE
     METRIC_GAUGE__COUNT
 };
 
@@ -48,12 +52,14 @@ enum layer {
 #define GAUGE(symbol, name, help)
 #define LAYER(symbol, name, level, help) LAYER_##symbol,
 #define COMPUTED(symbol, name, type, help)
+#define DATABASE(field, name, type, help)
 #include "lib/metrics.def"
 #undef COUNTER
 #undef ROUTE_HISTOGRAM
 #undef GAUGE
 #undef LAYER
 #undef COMPUTED
+#undef DATABASE
     LAYER__COUNT
 };
 
@@ -73,7 +79,6 @@ enum { METRICS_ROUTES_MAX = 250 };
 struct metrics_plan {
     int routes; /* at most METRICS_ROUTES_MAX */
     const char *(*route_name)(int index);
-    int databases;
 };
 
 /* Join the instance's shared memory and start counting; once per process, before threads. */

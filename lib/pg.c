@@ -12,7 +12,8 @@
 
 enum {
     ANSWER_GRACE_MS = 500, /* a statement that its timeout has ended is told to us within this */
-    ROLLBACK_MS = 1000     /* longer, and closing the connection is the better rollback */
+    ROLLBACK_MS = 1000,    /* longer, and closing the connection is the better rollback */
+    MOVES_MAX = 3          /* that one query goes after */
 };
 
 enum err pg_err_of_sqlstate(const char *sqlstate)
@@ -23,6 +24,7 @@ enum err pg_err_of_sqlstate(const char *sqlstate)
     } table[] = {
         {"23505", ERR_CONFLICT},               /* unique_violation */
         {"23P01", ERR_CONFLICT},               /* exclusion_violation */
+        {"MB001", ERR_DEPENDENCY_UNAVAILABLE}, /* the shard has moved: try again, elsewhere */
         {"57014", ERR_TIMED_OUT},              /* query_canceled: statement_timeout */
         {"55P03", ERR_TIMED_OUT},              /* lock_not_available: lock_timeout */
         {"40", ERR_DEPENDENCY_UNAVAILABLE},    /* serialization failure, deadlock: try again */
@@ -60,6 +62,12 @@ static bool is_cured_by_reconnect(const char *sqlstate)
            strcmp(sqlstate, "42P05") == 0;
 }
 
+/* Did the gate refuse it, because the shards are elsewhere now? Then nothing of it was done. */
+static bool has_moved(enum pg_fate fate, const struct pg_answer *a)
+{
+    return fate == PG_REFUSED && strcmp(a->sqlstate, "MB001") == 0;
+}
+
 /* When to give up waiting for an answer. */
 static int64_t answer_until_ms(const struct scope *sc, int64_t now_ms)
 {
@@ -83,13 +91,22 @@ static enum err fail(struct scope *sc, const char *name, enum pg_fate fate, bool
                       a->sqlstate[0] != '\0' ? " " : "", a->sqlstate);
 }
 
+static enum pg_opening opening_of(const struct pg_lease *l)
+{
+    if (l->tx != PG_TX_PENDING) {
+        return PG_OPENING_NONE;
+    }
+    return l->map->databases[l->database].flags & PG_MAP_MOVING ? PG_OPENING_GATE
+                                                                : PG_OPENING_BEGIN;
+}
+
 /* Run once on the lease's connection and take note of what that says about the connection. */
 static enum pg_fate talk(struct scope *sc, struct pg_lease *l, const struct pg_query *q,
                          int64_t start_us, struct pg_answer *a)
 {
     int64_t end_us;
     enum pg_fate fate =
-        pg_conn_query(l->conn, q, l->tx == PG_TX_PENDING, answer_until_ms(sc, start_us / 1000), a);
+        pg_conn_query(l->conn, q, opening_of(l), answer_until_ms(sc, start_us / 1000), a);
 
     end_us = clock_mono_us();
     sc->timing.db_us += end_us - start_us;
@@ -98,25 +115,95 @@ static enum pg_fate talk(struct scope *sc, struct pg_lease *l, const struct pg_q
         l->tx = PG_TX_OPEN;
     }
     if (fate == PG_LOST || fate == PG_LATE) {
-        pg_pool_lost(l, fate, (end_us - start_us) / 1000);
+        pg_lease_lost(l, fate, (end_us - start_us) / 1000);
         return fate;
     }
-    pg_pool_heard(l, end_us / 1000);
+    pg_pool_heard(l->pool, l->conn, end_us / 1000);
     if (fate == PG_REFUSED && pg_is_stale(a->sqlstate)) {
-        pg_pool_drop(l);
+        pg_lease_drop(l);
     }
     return fate;
 }
 
-/* Run the query; again on a new connection where that can do no harm. On OK the caller ends *a. */
+/* Learn from the database that refused where its shards are, and take a lease there. */
+static enum err go_after(struct scope *sc, const struct pg_query *q, struct pg_lease **lease)
+{
+    struct pg_lease *l = *lease;
+    struct pg_pool *old = l->pool;
+    bool has_begun = l->tx != PG_TX_NONE;
+    int64_t now_ms = clock_mono_ms();
+    enum pg_fate fate;
+
+    pg_tx_abandon(l);
+    if (l->conn != NULL) {
+        fate = pg_follow_ask(l->conn, answer_until_ms(sc, now_ms));
+        if (fate == PG_LOST || fate == PG_LATE) {
+            pg_lease_lost(l, fate, clock_mono_ms() - now_ms);
+        }
+    }
+    sc->shard = pg_shard_of(q->place);
+    TRY(pg_lease_take(sc, q->place, clock_mono_ms(), lease));
+    if ((*lease)->pool == old) {
+        return scope_fail(sc, ERR_DEPENDENCY_UNAVAILABLE,
+                          "shard %d: %s: it has moved, and %s does not know where to", sc->shard,
+                          q->name, pg_pool_name(old));
+    }
+    (*lease)->tx = has_begun ? PG_TX_PENDING : PG_TX_NONE;
+    return OK;
+}
+
+/* Did it fail in a way that running it once more can do no harm, and may help? */
+static bool is_worth_another(enum pg_fate fate, const struct pg_query *q, bool in_tx, bool is_first,
+                             const struct pg_answer *a)
+{
+    if (in_tx && !is_first) {
+        return false;
+    }
+    return (fate == PG_LOST && (q->read_only || is_first)) ||
+           (fate == PG_REFUSED && is_cured_by_reconnect(a->sqlstate));
+}
+
+/* Run the query on the lease; again on a new connection, or where its shard has moved to, if that
+ * can do no harm. */
+static enum err run_on(struct scope *sc, const struct pg_query *q, struct pg_lease *l,
+                       int64_t start_us, struct pg_answer *a)
+{
+    bool in_tx = l->tx != PG_TX_NONE;
+    bool is_first = l->tx == PG_TX_PENDING; /* of its transaction: without it nothing is done */
+    int tries, n_moves = 0;
+    enum pg_fate fate;
+
+    for (tries = 0;; tries++, start_us = clock_mono_us()) {
+        if (l->tx == PG_TX_BROKEN) {
+            return scope_fail(sc, ERR_DEPENDENCY_UNAVAILABLE,
+                              "shard %d: %s: the transaction's connection was lost", sc->shard,
+                              q->name);
+        }
+        fate = talk(sc, l, q, start_us, a);
+        if (fate == PG_FINE) {
+            return OK;
+        }
+        pg_answer_done(a);
+        if (has_moved(fate, a) && in_tx && !is_first) {
+            pg_follow_hint(l->pool);
+        } else if (has_moved(fate, a) && n_moves++ < MOVES_MAX) {
+            TRY(go_after(sc, q, &l));
+            continue;
+        }
+        if (tries - n_moves > 0 || !is_worth_another(fate, q, in_tx, is_first, a)) {
+            return fail(sc, q->name, fate, !q->read_only, in_tx, a);
+        }
+        TRY(pg_lease_reconnect(sc, l));
+        l->tx = is_first ? PG_TX_PENDING : PG_TX_NONE;
+    }
+}
+
+/* Run the query. On OK the caller ends *a. */
 static enum err run(struct scope *sc, const struct pg_query *q, enum pg_kind kind,
                     struct pg_answer *a)
 {
-    struct pg_lease *l;
-    enum pg_fate fate;
-    bool in_tx, is_first;
     int64_t start_us, waited_us = sc->timing.pool_wait_us;
-    int tries;
+    struct pg_lease *l;
 
     if (q->kind != kind) {
         return scope_fail(sc, ERR_INTERNAL, "%s is called as another kind", q->name);
@@ -126,31 +213,11 @@ static enum err run(struct scope *sc, const struct pg_query *q, enum pg_kind kin
         return scope_fail(sc, ERR_TIMED_OUT, "%s: no time left to ask", q->name);
     }
     sc->shard = pg_shard_of(q->place);
-    TRY(pg_pool_lease(sc, sc->shard, start_us / 1000, &l));
-    in_tx = l->tx != PG_TX_NONE;
-    is_first = l->tx == PG_TX_PENDING; /* of its transaction: without it nothing has been done */
-    for (tries = 0;; tries++) {
-        if (l->tx == PG_TX_BROKEN) {
-            return scope_fail(sc, ERR_DEPENDENCY_UNAVAILABLE,
-                              "shard %d: %s: the transaction's connection was lost", sc->shard,
-                              q->name);
-        }
-        if (tries > 0 || sc->timing.pool_wait_us != waited_us) {
-            start_us = clock_mono_us();
-        }
-        fate = talk(sc, l, q, start_us, a);
-        if (fate == PG_FINE) {
-            return OK;
-        }
-        pg_answer_done(a);
-        if (tries > 0 || (in_tx && !is_first) ||
-            !((fate == PG_LOST && (q->read_only || is_first)) ||
-              (fate == PG_REFUSED && is_cured_by_reconnect(a->sqlstate)))) {
-            return fail(sc, q->name, fate, !q->read_only, in_tx, a);
-        }
-        TRY(pg_pool_reconnect(sc, l));
-        l->tx = is_first ? PG_TX_PENDING : PG_TX_NONE;
+    TRY(pg_lease_take(sc, q->place, start_us / 1000, &l));
+    if (sc->timing.pool_wait_us != waited_us) {
+        start_us = clock_mono_us();
     }
+    return run_on(sc, q, l, start_us, a);
 }
 
 enum err pg_one(struct scope *sc, struct pg_query q, const struct shape *shape, void *out)
@@ -213,7 +280,7 @@ enum err pg_begin(struct scope *sc, struct place place)
     struct pg_lease *l;
 
     sc->shard = pg_shard_of(place);
-    TRY(pg_pool_lease(sc, sc->shard, clock_mono_ms(), &l));
+    TRY(pg_lease_take(sc, place, clock_mono_ms(), &l));
     assert(l->tx == PG_TX_NONE);
     l->tx = PG_TX_PENDING;
     return OK;
@@ -234,27 +301,27 @@ static enum err commit(struct scope *sc, struct pg_lease *l)
     if (fate != PG_FINE) {
         e = fail(sc, "COMMIT", fate, true, false, &a);
     } else if (strcmp(pg_answer_tag(&a), "COMMIT") != 0) {
-        e = scope_fail(sc, ERR_INTERNAL, "shard %d: a failed transaction was committed", l->shard);
+        e = scope_fail(sc, ERR_INTERNAL, "shard %d: a failed transaction was committed", sc->shard);
     }
     pg_answer_done(&a);
     l->tx = PG_TX_NONE;
     if (fate == PG_LOST || fate == PG_LATE) {
-        pg_pool_lost(l, fate, (clock_mono_us() - start_us) / 1000);
+        pg_lease_lost(l, fate, (clock_mono_us() - start_us) / 1000);
     }
     return e;
 }
 
 enum err pg_commit(struct scope *sc, struct place place)
 {
-    struct pg_lease *l = pg_pool_find(sc, pg_shard_of(place));
+    struct pg_lease *l = pg_lease_find(sc, place);
     enum pg_tx tx;
 
     assert(l != NULL && l->tx != PG_TX_NONE);
-    sc->shard = l->shard;
+    sc->shard = pg_shard_of(place);
     tx = l->tx;
     if (tx == PG_TX_OPEN && scope_left_ms(sc, 1) == 0) {
         pg_tx_abandon(l);
-        return scope_fail(sc, ERR_TIMED_OUT, "shard %d: no time left to commit", l->shard);
+        return scope_fail(sc, ERR_TIMED_OUT, "shard %d: no time left to commit", sc->shard);
     }
     if (tx == PG_TX_OPEN) {
         return commit(sc, l);
@@ -263,7 +330,7 @@ enum err pg_commit(struct scope *sc, struct place place)
     return tx == PG_TX_PENDING
                ? OK
                : scope_fail(sc, ERR_DEPENDENCY_UNAVAILABLE,
-                            "shard %d: the transaction's connection was lost", l->shard);
+                            "shard %d: the transaction's connection was lost", sc->shard);
 }
 
 void pg_tx_abandon(struct pg_lease *l)
@@ -279,15 +346,29 @@ void pg_tx_abandon(struct pg_lease *l)
     fate = pg_conn_command(l->conn, "ROLLBACK", clock_mono_ms() + ROLLBACK_MS, &a);
     pg_answer_done(&a);
     if (fate != PG_FINE) {
-        pg_pool_lost(l, fate, ROLLBACK_MS);
+        pg_lease_lost(l, fate, ROLLBACK_MS);
     }
 }
 
 void pg_rollback(struct scope *sc, struct place place)
 {
-    struct pg_lease *l = pg_pool_find(sc, pg_shard_of(place));
+    struct pg_lease *l = pg_lease_find(sc, place);
 
     if (l != NULL) {
         pg_tx_abandon(l);
     }
+}
+
+/* --- Life. --- */
+
+void pg_open(void)
+{
+    pg_pools_open();
+    pg_follow_open();
+}
+
+void pg_close(void)
+{
+    pg_follow_close();
+    pg_pools_close();
 }

@@ -1,11 +1,12 @@
-/* PostgreSQL: pooled connections per shard, prepared statements, rows into shapes. The only
+/* PostgreSQL: pooled connections per database, prepared statements, rows into shapes. The only
  * module that knows libpq.
  *
- * Each query names its place (the owner's hash); place modulo SHARD_COUNT is its shard. A
- * connection is leased at the first query of a scope and kept until pg_release() or the end of
- * the scope; a second query of the same shard uses the same connection. Leases count over all
- * processes of the instance (shared memory), so that DB_POOL_SIZE is the instance's. Every call
- * may block, at most until the scope's deadline. */
+ * Each query names its place (the owner's hash); place modulo SHARD_COUNT is its shard, and the map
+ * (pg_map.h) says in which database that is. A connection is leased at the first query of a
+ * scope and kept until pg_release() or the end of the scope; a second query of the same database
+ * uses the same connection. A query that meets shards that have just moved goes after them.
+ * Leases count over all processes of the instance (shared memory), so that DB_POOL_SIZE is the
+ * instance's. Every call may block, at most until the scope's deadline. */
 #ifndef LIB_PG_H
 #define LIB_PG_H
 
@@ -55,7 +56,7 @@ MUST_USE enum err pg_many(struct scope *sc, struct pg_query q, const struct shap
 /* No rows wanted; n_out (may be NULL) gets the number of rows changed. */
 MUST_USE enum err pg_exec(struct scope *sc, struct pg_query q, int64_t *n_out);
 
-/* Begin a transaction on the place's shard; every query of the scope on that shard is part of it
+/* Begin a transaction on the place's database; every query of the scope on that is part of it
  * until pg_commit() or pg_rollback(). Beginning twice is our bug (assertion). */
 MUST_USE enum err pg_begin(struct scope *sc, struct place place);
 
@@ -68,20 +69,24 @@ void pg_rollback(struct scope *sc, struct place place);
 /* Give back all connections of the scope; an open transaction is rolled back. */
 void pg_release(struct scope *sc);
 
-/* Number of shards. */
+/* Number of logical shards, and the one of a place, by the newest map (pg_map.h). */
 int pg_shard_count(void);
-
-/* Shard of a place. */
 int pg_shard_of(struct place place);
 
-/* A place on shard n < pg_shard_count(), for work that visits all shards. */
+/* A place on shard n < pg_shard_count(). */
 struct place pg_place_on_shard(int shard);
 
-/* Is the shard's database reachable? One trivial query outside the pool's limit; latency_ms_out
- * as measured. */
-MUST_USE enum err pg_ping(struct scope *sc, int shard, int64_t *latency_ms_out);
+/* Number of databases that hold shards, and a place on database n: what works on all rows visits
+ * each database once. Both by the newest map, which may change in between: then a walk misses
+ * rows or sees them twice, and a later walk mends it (who cannot wait takes pg_map_now()). */
+int pg_database_count(void);
+struct place pg_place_on_database(int database);
 
-/* What a pool has seen since the start of this process, for metrics. */
+/* Is the database n < pg_database_count() reachable? One trivial query outside the pool's limit;
+ * latency_ms_out as measured. */
+MUST_USE enum err pg_ping(struct scope *sc, int database, int64_t *latency_ms_out);
+
+/* What the processes of the instance have seen of a database, for metrics. */
 enum pg_counter {
     PG_CONNECTS,
     PG_CONNECT_FAILURES,
@@ -92,13 +97,15 @@ enum pg_counter {
     PG_COUNTERS
 };
 
-/* One of them. Never blocks. */
-int64_t pg_counter(int shard, enum pg_counter counter);
+struct pg_pool_view {
+    const char *name; /* "host:port/dbname" */
+    int leases, open; /* connections in use, open ones */
+    enum breaker_state breaker;
+    int64_t counters[PG_COUNTERS];
+};
 
-/* Leases of the shard's database in use, over all processes of the instance. Never blocks. */
-int pg_leases_in_use(int shard);
-
-/* State of this process's breaker of the shard. Never blocks. */
-enum breaker_state pg_breaker_state(int shard);
+/* The pools of this process, shared with its instance: how many, and pool i. Never blocks. */
+int pg_pools(void);
+void pg_pool_view(int i, struct pg_pool_view *out);
 
 #endif

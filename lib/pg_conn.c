@@ -30,10 +30,10 @@ enum stage { STAGE_CONNECTING, STAGE_SENDING, STAGE_READING };
 struct exchange {
     enum stage stage;
     bool is_pipeline;
-    bool has_begin;
-    int prepares; /* index of the query that it prepares, 0 none */
-    int n_good;   /* statements that succeeded, of a pipeline */
-    int n_empty;  /* ends of results in a row, of a pipeline */
+    int n_opening; /* statements of the opening, of a pipeline */
+    int prepares;  /* index of the query that it prepares, 0 none */
+    int n_good;    /* statements that succeeded, of a pipeline */
+    int n_empty;   /* ends of results in a row, of a pipeline */
 };
 
 struct pg_conn {
@@ -42,6 +42,7 @@ struct pg_conn {
     struct timer timer;
     struct exchange exchange;
     int64_t statement_timeout_ms;
+    bool standby_too, was_standby;
     uint64_t prepared[PREPARED_WORDS]; /* bit per query index */
 };
 
@@ -148,12 +149,24 @@ static PGconn *start(const struct pg_conn_options *o)
     return PQconnectStartParams(keywords, values, 1);
 }
 
-/* A standby is no place for what we do. */
+/* The server tells of a change with its next answer. */
+static bool says_standby(const PGconn *pg)
+{
+    const char *standby = PQparameterStatus(pg, "in_hot_standby"); /* since PostgreSQL 14 */
+
+    return standby != NULL && strcmp(standby, "on") == 0;
+}
+
+/* A primary does not become a standby with its connections alive: only standbys cost a look. */
+bool pg_conn_is_standby(const struct pg_conn *c)
+{
+    return c->was_standby && says_standby(c->pg);
+}
+
 static enum pg_fate conclude_connecting(struct pg_conn *c, struct pg_answer *why)
 {
-    const char *standby = PQparameterStatus(c->pg, "in_hot_standby"); /* since PostgreSQL 14 */
-
-    if (standby != NULL && strcmp(standby, "on") == 0) {
+    c->was_standby = says_standby(c->pg);
+    if (c->was_standby && !c->standby_too) {
         keep_message(why, "the server is a standby");
         return PG_REFUSED;
     }
@@ -196,6 +209,7 @@ enum pg_fate pg_conn_start(const struct pg_conn_options *options, struct pg_conn
     }
     c->link.permit = -1;
     c->statement_timeout_ms = options->statement_timeout_ms;
+    c->standby_too = options->standby_too;
     c->timer.fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
     c->timer.rings_ms = INT64_MAX;
     c->exchange = (struct exchange){.stage = STAGE_CONNECTING};
@@ -299,7 +313,7 @@ static enum pg_fate step_sending(struct pg_conn *c, bool is_ready, short *events
 static enum pg_fate end_pipeline(struct pg_conn *c, struct pg_answer *a)
 {
     /* A statement stays prepared even if running it failed. */
-    if (c->exchange.prepares > 0 && c->exchange.n_good > c->exchange.has_begin) {
+    if (c->exchange.prepares > 0 && c->exchange.n_good > c->exchange.n_opening) {
         set_prepared(c, c->exchange.prepares);
     }
     return PQexitPipelineMode(c->pg) ? conclude(c->pg, a) : say_lost(c->pg, a);
@@ -389,8 +403,13 @@ static bool send_plain(struct pg_conn *c, const struct pg_query *q)
                : PQsendQueryParams(c->pg, q->sql, q->n_params, NULL, q->params, NULL, NULL, 0);
 }
 
-/* BEGIN, preparation and query on one trip. */
-static bool send_pipeline(struct pg_conn *c, const struct pg_query *q, bool begin)
+static bool send_command(PGconn *pg, const char *sql)
+{
+    return PQsendQueryParams(pg, sql, 0, NULL, NULL, NULL, NULL, 0);
+}
+
+/* Opening, preparation and query on one trip. */
+static bool send_pipeline(struct pg_conn *c, const struct pg_query *q, enum pg_opening opening)
 {
     bool prepare = q->index > 0 && !is_prepared(c, q->index);
     PGconn *pg = c->pg;
@@ -398,9 +417,10 @@ static bool send_pipeline(struct pg_conn *c, const struct pg_query *q, bool begi
 
     c->exchange = (struct exchange){.stage = STAGE_SENDING,
                                     .is_pipeline = true,
-                                    .has_begin = begin,
+                                    .n_opening = (int)opening,
                                     .prepares = prepare ? q->index : 0};
-    sent = sent && (!begin || PQsendQueryParams(pg, "BEGIN", 0, NULL, NULL, NULL, NULL, 0));
+    sent = sent && (opening == PG_OPENING_NONE || send_command(pg, "BEGIN"));
+    sent = sent && (opening != PG_OPENING_GATE || send_command(pg, "SELECT shard_gate()"));
     sent = sent && (!prepare || PQsendPrepare(pg, q->name, q->sql, 0, NULL));
     sent =
         sent &&
@@ -409,7 +429,7 @@ static bool send_pipeline(struct pg_conn *c, const struct pg_query *q, bool begi
     return sent && PQpipelineSync(pg);
 }
 
-enum pg_fate pg_conn_send(struct pg_conn *c, const struct pg_query *q, bool begin,
+enum pg_fate pg_conn_send(struct pg_conn *c, const struct pg_query *q, enum pg_opening opening,
                           struct pg_answer *a)
 {
     bool sent;
@@ -417,15 +437,16 @@ enum pg_fate pg_conn_send(struct pg_conn *c, const struct pg_query *q, bool begi
     a->rows = NULL;
     a->sqlstate[0] = '\0';
     a->message[0] = '\0';
-    sent = begin || (q->index > 0 && !is_prepared(c, q->index)) ? send_pipeline(c, q, begin)
-                                                                : send_plain(c, q);
+    sent = opening != PG_OPENING_NONE || (q->index > 0 && !is_prepared(c, q->index))
+               ? send_pipeline(c, q, opening)
+               : send_plain(c, q);
     return sent ? PG_PENDING : say_lost(c->pg, a);
 }
 
-enum pg_fate pg_conn_query(struct pg_conn *c, const struct pg_query *q, bool begin,
+enum pg_fate pg_conn_query(struct pg_conn *c, const struct pg_query *q, enum pg_opening opening,
                            int64_t until_ms, struct pg_answer *a)
 {
-    enum pg_fate fate = pg_conn_send(c, q, begin, a);
+    enum pg_fate fate = pg_conn_send(c, q, opening, a);
 
     return fate == PG_PENDING ? pg_conn_finish(c, until_ms, a) : fate;
 }

@@ -1,5 +1,6 @@
-/* What the parts of pg share: connections (pg_conn.c), pools and leases (pg_pool.c), queries
- * (pg.c). For those and their tests only. */
+/* What the parts of pg share: connection strings (pg_conninfo.c), connections (pg_conn.c), pools
+ * (pg_pool.c), leases (pg_lease.c), queries (pg.c), following the map (pg_follow.c). For those and
+ * their tests only. */
 #ifndef LIB_PG_INTERNAL_H
 #define LIB_PG_INTERNAL_H
 
@@ -8,6 +9,23 @@
 #include <stdint.h>
 
 #include "lib/pg.h"
+#include "lib/pg_map.h"
+
+/* --- Connection strings, as libpq reads them. --- */
+
+/* Where a connection string leads, without who goes there: "host=… port=… dbname=…", the same text
+ * for the same place. False: it is no connection string. */
+MUST_USE bool pg_conninfo_location(struct arena *a, const char *url, const char **location_out);
+
+/* Does it say nothing but where? */
+bool pg_conninfo_is_location(const char *text);
+
+/* The connection string that leads to the location as url leads to its own: same user, password and
+ * options. NULL where one of them is no connection string. */
+const char *pg_conninfo_at(struct arena *a, const char *url, const char *location);
+
+/* The same, but taking only the database's name from the location: url's server stays. */
+const char *pg_conninfo_of_server(struct arena *a, const char *url, const char *location);
 
 /* --- Connections: the only code that sees libpq. --- */
 
@@ -34,6 +52,14 @@ struct pg_answer {
 struct pg_conn_options {
     const char *url;
     int64_t statement_timeout_ms;
+    bool standby_too; /* else a standby is refused */
+};
+
+/* What travels in front of a query, in the same round trip; the value counts its statements. */
+enum pg_opening {
+    PG_OPENING_NONE = 0,
+    PG_OPENING_BEGIN = 1,
+    PG_OPENING_GATE = 2 /* BEGIN, then the gate of a database that is being moved */
 };
 
 /* Begin to connect (name look-ups by DNS block): PG_PENDING and the caller owns *conn_out, or
@@ -44,7 +70,7 @@ enum pg_fate pg_conn_start(const struct pg_conn_options *options, struct pg_conn
                            struct pg_answer *why);
 
 /* Send a query as pg_conn_query() does; PG_PENDING, or PG_LOST. */
-enum pg_fate pg_conn_send(struct pg_conn *c, const struct pg_query *q, bool begin,
+enum pg_fate pg_conn_send(struct pg_conn *c, const struct pg_query *q, enum pg_opening opening,
                           struct pg_answer *a);
 
 /* Go on with either as far as it goes; never waits. PG_PENDING: wait for *events_out (poll's) on
@@ -62,9 +88,9 @@ enum pg_fate pg_conn_late(struct pg_answer *a);
 /* Close and clear *conn; NULL inside is fine. Never waits. */
 void pg_conn_close(struct pg_conn **conn);
 
-/* Run a query, prepared at its first use on this connection, behind a BEGIN where begin is set;
- * all in one round trip. After PG_LOST or PG_LATE only close it. */
-enum pg_fate pg_conn_query(struct pg_conn *c, const struct pg_query *q, bool begin,
+/* Run a query, prepared at its first use on this connection, behind its opening. After PG_LOST or
+ * PG_LATE only close it. */
+enum pg_fate pg_conn_query(struct pg_conn *c, const struct pg_query *q, enum pg_opening opening,
                            int64_t until_ms, struct pg_answer *a);
 
 /* Run a command without arguments ("COMMIT"). */
@@ -77,6 +103,9 @@ bool pg_conn_is_quiet(const struct pg_conn *c);
 
 /* Is it in a transaction, failed ones included? */
 bool pg_conn_in_transaction(const struct pg_conn *c);
+
+/* Did its server say last that it is a standby? */
+bool pg_conn_is_standby(const struct pg_conn *c);
 
 /* The statement timeout that it was opened with. */
 int64_t pg_conn_statement_timeout_ms(const struct pg_conn *c);
@@ -124,7 +153,71 @@ MUST_USE enum err pg_row_read(struct scope *sc, const struct pg_query *q, const 
 /* Let the arena end the answer, since structs point into it. */
 void pg_rows_keep(struct scope *sc, struct pg_answer *a);
 
-/* --- Pools and leases. --- */
+/* --- Pools: one per database on a server, for as long as the process lives. --- */
+
+struct pg_pool;
+
+/* The pool of the database at that location (pg_conninfo_location()), made now where it is new;
+ * later calls need no url. url NULL: there is no address, and every use fails. Keeps copies. May
+ * wait for the instance's memory when it makes one. */
+struct pg_pool *pg_pool_of(const char *location, const char *url);
+
+/* A map of that epoch names the pool; idle connections of one that the newest map does not name are
+ * closed soon. */
+void pg_pool_want(struct pg_pool *p, int64_t epoch);
+
+/* For people: "host:port/dbname". */
+const char *pg_pool_name(const struct pg_pool *p);
+const char *pg_pool_location(const struct pg_pool *p);
+
+/* A permit to use a connection: ERR_DEPENDENCY_UNAVAILABLE at once while the breaker is open,
+ * ERR_POOL_SATURATED after wait_us. Whoever holds a connection already may take the last ones. */
+MUST_USE enum err pg_pool_enter(struct scope *sc, struct pg_pool *p, bool holds_one, int64_t now_ms,
+                                int64_t wait_us, int *permit_out);
+void pg_pool_leave(struct pg_pool *p, int permit);
+
+/* A connection, idle and fit or new; not a standby's unless standby_too. */
+MUST_USE enum err pg_pool_get(struct scope *sc, struct pg_pool *p, bool standby_too, int64_t now_ms,
+                              struct pg_conn **conn_out);
+
+/* A new connection in place of one that was lost. */
+MUST_USE enum err pg_pool_reconnect(struct scope *sc, struct pg_pool *p, bool standby_too,
+                                    struct pg_conn **conn_out);
+
+/* An idle connection that needs no question before it is trusted, NULL: there is none. Else begin
+ * a new one, step it (pg_conn.c), and tell how it went: never waits. */
+struct pg_conn *pg_pool_pop_trusted(struct pg_pool *p, bool standby_too, int64_t now_ms);
+MUST_USE enum err pg_pool_start(struct scope *sc, struct pg_pool *p, bool standby_too,
+                                struct pg_conn **conn_out);
+MUST_USE enum err pg_pool_connected(struct scope *sc, struct pg_pool *p, struct pg_conn **conn,
+                                    enum pg_fate fate, int64_t waited_ms, const char *why);
+
+/* Back to the idle ones, or closed where it is in no state for that. */
+void pg_pool_put(struct pg_pool *p, struct pg_conn *c);
+void pg_pool_discard(struct pg_pool *p, struct pg_conn *c);
+
+/* The connection's server answered at that time. */
+void pg_pool_heard(struct pg_pool *p, struct pg_conn *c, int64_t now_ms);
+
+/* A connection was lost (PG_LOST) or gave no answer for waited_ms (PG_LATE): distrust all idle ones
+ * that were used before. */
+void pg_pool_trouble(struct pg_pool *p, enum pg_fate fate, int64_t waited_ms);
+
+/* Run a query beside the leases, so that a saturated pool is not taken for a dead database. What
+ * the server refuses is OK here too, and told by a->sqlstate; the caller ends *a on OK. */
+MUST_USE enum err pg_pool_ask(struct scope *sc, struct pg_pool *p, bool standby_too,
+                              const struct pg_query *q, struct pg_answer *a);
+
+/* Is there an idle connection? Close them all; is the breaker open, or no address there? */
+bool pg_pool_has_idle(struct pg_pool *p);
+void pg_pool_close_idle(struct pg_pool *p);
+bool pg_pool_is_left_alone(const struct pg_pool *p);
+
+/* Start and end the thread that closes idle connections; the end closes all. */
+void pg_pools_open(void);
+void pg_pools_close(void);
+
+/* --- Leases. --- */
 
 enum pg_tx {
     PG_TX_NONE,
@@ -133,52 +226,68 @@ enum pg_tx {
     PG_TX_BROKEN /* its connection was lost; nothing of it was done */
 };
 
-/* A scope's right to a connection of a shard; conn is NULL while it is broken. In the scope's
+/* A scope's right to a connection of a database; conn is NULL while it is broken. In the scope's
  * arena. */
 struct pg_lease {
     struct pg_lease *next;
-    int shard;
+    const struct pg_map *map; /* by which the database was found */
+    int database;             /* in that map */
+    struct pg_pool *pool;
     int permit;
     enum pg_tx tx;
     struct pg_conn *conn;
 };
 
-/* The scope's lease of the shard with a usable connection, as pg.h describes; waits at most
- * pool_wait_ms for the lease and db_connection_timeout for the connection. */
-MUST_USE enum err pg_pool_lease(struct scope *sc, int shard, int64_t now_ms,
+/* The scope's lease of the place's database with a usable connection, as pg.h describes. Waits at
+ * most pool_wait_ms for the lease and db_connection_timeout for the connection. A lease that is in
+ * no transaction follows the map. */
+MUST_USE enum err pg_lease_take(struct scope *sc, struct place place, int64_t now_ms,
                                 struct pg_lease **lease_out);
 
-/* The scope's lease of the shard, NULL if it has none. */
-struct pg_lease *pg_pool_find(const struct scope *sc, int shard);
+/* The scope's lease of the place's database, NULL if it has none. */
+struct pg_lease *pg_lease_find(const struct scope *sc, struct place place);
 
-/* The server of the lease's connection answered at that time. */
-void pg_pool_heard(const struct pg_lease *lease, int64_t now_ms);
-
-/* The lease's connection was lost (PG_LOST) or gave no answer for waited_ms (PG_LATE): drop it,
- * and distrust all idle ones of its pool. */
-void pg_pool_lost(struct pg_lease *lease, enum pg_fate fate, int64_t waited_ms);
+/* The lease's connection was lost (PG_LOST) or gave no answer for waited_ms (PG_LATE). */
+void pg_lease_lost(struct pg_lease *lease, enum pg_fate fate, int64_t waited_ms);
 
 /* Drop the lease's connection for a reason of its own (stale plans). */
-void pg_pool_drop(struct pg_lease *lease);
+void pg_lease_drop(struct pg_lease *lease);
 
-/* For one of several queries asked at once: a lease of the shard that never waits for its
- * connection (for the lease itself until lease_until_us, clock_mono_us()). is_connecting: step the
- * lease's connection, then tell pg_pool_connected(). */
-MUST_USE enum err pg_pool_start(struct scope *sc, int shard, int64_t lease_until_us,
-                                struct pg_lease **lease_out, bool *is_connecting_out);
+/* A new connection for a lease that has lost its own. */
+MUST_USE enum err pg_lease_reconnect(struct scope *sc, struct pg_lease *lease);
+
+/* Give one lease back; what is open is rolled back. */
+void pg_lease_give(struct scope *sc, struct pg_lease *lease);
+
+/* For one of several queries asked at once: a lease of the database that never waits for its
+ * connection (for the lease itself until lease_until_us, clock_mono_us()), taken as new work.
+ * is_connecting: step the lease's connection, then tell pg_lease_connected(). */
+MUST_USE enum err pg_lease_start(struct scope *sc, const struct pg_map *map, int database,
+                                 int64_t lease_until_us, struct pg_lease **lease_out,
+                                 bool *is_connecting_out);
 
 /* The same for a lease that has lost its connection. */
-MUST_USE enum err pg_pool_restart(struct scope *sc, struct pg_lease *lease);
+MUST_USE enum err pg_lease_restart(struct scope *sc, struct pg_lease *lease);
 
 /* Such a connection stands (PG_FINE), or why it does not: then it is closed. */
-MUST_USE enum err pg_pool_connected(struct scope *sc, struct pg_lease *lease, enum pg_fate fate,
-                                    int64_t waited_ms, const char *why);
-
-/* Open a new connection for a lease that has lost its own. */
-MUST_USE enum err pg_pool_reconnect(struct scope *sc, struct pg_lease *lease);
+MUST_USE enum err pg_lease_connected(struct scope *sc, struct pg_lease *lease, enum pg_fate fate,
+                                     int64_t waited_ms, const char *why);
 
 /* Roll back what is open, waiting a bounded time; a connection that does not answer is dropped. */
 void pg_tx_abandon(struct pg_lease *lease);
+
+/* --- Following the map. --- */
+
+/* Publish the configuration's map, then the newest that any of its databases holds; after that a
+ * thread follows. Waits a bounded time for databases that do not answer. */
+void pg_follow_open(void);
+void pg_follow_close(void);
+
+/* Ask that connection's database for a newer map than this process has, and publish it. */
+enum pg_fate pg_follow_ask(struct pg_conn *c, int64_t until_ms);
+
+/* Have the thread ask that database soon. */
+void pg_follow_hint(struct pg_pool *p);
 
 /* --- Pure functions of queries, for tests. --- */
 

@@ -17,7 +17,7 @@
 enum stage { CONNECTING, ASKING, OVER };
 
 struct part {
-    int shard;
+    int database;
     enum stage stage;
     bool is_retry; /* on a new connection, after an old one has failed */
     struct pg_lease *lease;
@@ -32,6 +32,7 @@ struct part {
 struct scatter {
     struct scope *sc;
     const struct pg_query *q;
+    const struct pg_map *map;
     struct part *parts;
     int n;
     int64_t until_ms;
@@ -52,7 +53,8 @@ static void end(struct scatter *s, struct part *p, enum err e)
 static void fail(struct scatter *s, struct part *p, enum err e)
 {
     end(s, p,
-        scope_fail(s->sc, e, "shard %d: %s: %s %s", p->shard, s->q->name, p->a.message,
+        scope_fail(s->sc, e, "database %s: %s: %s %s",
+                   pg_pool_name(s->map->databases[p->database].pool), s->q->name, p->a.message,
                    p->a.sqlstate));
 }
 
@@ -65,7 +67,7 @@ static void ask_anew(struct scatter *s, struct part *p)
 
     p->is_retry = true;
     pg_answer_done(&p->a);
-    e = pg_pool_restart(s->sc, p->lease);
+    e = pg_lease_restart(s->sc, p->lease);
     if (e != OK) {
         end(s, p, e);
         return;
@@ -80,7 +82,7 @@ static void settle(struct scatter *s, struct part *p, enum pg_fate fate)
     int64_t now_ms = clock_mono_ms();
 
     if (fate == PG_LOST || fate == PG_LATE) {
-        pg_pool_lost(p->lease, fate, now_ms - p->start_ms);
+        pg_lease_lost(p->lease, fate, now_ms - p->start_ms);
         if (fate == PG_LOST && !p->is_retry) {
             ask_anew(s, p);
         } else {
@@ -88,13 +90,13 @@ static void settle(struct scatter *s, struct part *p, enum pg_fate fate)
         }
         return;
     }
-    pg_pool_heard(p->lease, now_ms);
+    pg_pool_heard(p->lease->pool, p->lease->conn, now_ms);
     if (fate == PG_FINE) {
         end(s, p, OK);
         return;
     }
     if (pg_is_stale(p->a.sqlstate)) {
-        pg_pool_drop(p->lease);
+        pg_lease_drop(p->lease);
         if (!p->is_retry) {
             ask_anew(s, p);
             return;
@@ -119,7 +121,7 @@ static void advance(struct scatter *s, struct part *p, bool is_ready)
             settle(s, p, fate);
             continue;
         }
-        e = pg_pool_connected(s->sc, p->lease, fate, clock_mono_ms() - p->start_ms, p->a.message);
+        e = pg_lease_connected(s->sc, p->lease, fate, clock_mono_ms() - p->start_ms, p->a.message);
         if (e == OK) {
             ask(s, p);
         } else {
@@ -130,7 +132,7 @@ static void advance(struct scatter *s, struct part *p, bool is_ready)
 
 static void ask(struct scatter *s, struct part *p)
 {
-    enum pg_fate fate = pg_conn_send(p->lease->conn, s->q, false, &p->a);
+    enum pg_fate fate = pg_conn_send(p->lease->conn, s->q, PG_OPENING_NONE, &p->a);
 
     s->sc->timing.db_count++;
     p->stage = ASKING;
@@ -145,7 +147,7 @@ static void begin(struct scatter *s, struct part *p, int64_t lease_until_us)
     enum err e;
 
     p->a = (struct pg_answer){.rows = NULL};
-    e = pg_pool_start(s->sc, p->shard, lease_until_us, &p->lease, &is_connecting);
+    e = pg_lease_start(s->sc, s->map, p->database, lease_until_us, &p->lease, &is_connecting);
     p->start_ms = clock_mono_ms();
     if (e != OK) {
         end(s, p, e);
@@ -168,7 +170,7 @@ static void give_up(struct scatter *s, struct part *p)
         p->is_retry = true;
         settle(s, p, fate);
     } else {
-        end(s, p, pg_pool_connected(s->sc, p->lease, fate, waited_ms, p->a.message));
+        end(s, p, pg_lease_connected(s->sc, p->lease, fate, waited_ms, p->a.message));
     }
 }
 
@@ -212,7 +214,7 @@ static void run(struct scatter *s)
     int i;
 
     for (i = 0; i < s->n; i++) {
-        s->parts[i].shard = i;
+        s->parts[i].database = i;
         begin(s, &s->parts[i], start_us + scope_left_ms(s->sc, config()->pool_wait_ms) * 1000);
     }
     while (wait_for_some(s, fds)) {
@@ -275,7 +277,7 @@ static enum err judge(struct scatter *s, struct pg_page *page)
         const struct part *p = &s->parts[i];
 
         if (p->e != OK) {
-            page->n_shards_failed++;
+            page->n_shards_failed += s->map->databases[i].n_shards;
             e = p->e;
             s->sc->cause = p->cause;
             log_event(LOG_WARN, "scatter_partial", "request %s: %s: %s", s->sc->request_id,
@@ -283,7 +285,7 @@ static enum err judge(struct scatter *s, struct pg_page *page)
         }
     }
     metrics_add(METRIC_SCATTER_FAILED, page->n_shards_failed);
-    if (page->n_shards_failed == s->n) {
+    if (page->n_shards_failed == page->n_shards) {
         return e;
     }
     scope_forgive(s->sc);
@@ -295,14 +297,15 @@ enum err pg_scatter_page(struct scope *sc, struct pg_query q, const struct shape
 {
     struct scatter s = {.sc = sc,
                         .q = &q,
-                        .n = pg_shard_count(),
+                        .map = pg_map_now(),
                         .until_ms =
                             clock_mono_ms() + scope_left_ms(sc, config()->db_scatter_timeout_ms)};
     enum err e;
     int i;
 
     assert(q.kind == PG_MANY && q.read_only);
-    *page_out = (struct pg_page){.n_shards = s.n};
+    s.n = s.map->n_databases;
+    *page_out = (struct pg_page){.n_shards = s.map->n_shards};
     s.parts = arena_array(sc->arena, struct part, (size_t)s.n);
     run(&s);
     e = judge(&s, page_out);

@@ -25,8 +25,7 @@ struct area {
 
 static struct instance_plan plan_of(size_t area_bytes, uint64_t layout)
 {
-    return (struct instance_plan){
-        .path = path, .databases = 2, .area_bytes = area_bytes, .area_layout = layout};
+    return (struct instance_plan){.path = path, .area_bytes = area_bytes, .area_layout = layout};
 }
 
 static int fresh_file(void **state)
@@ -88,13 +87,18 @@ static void open_and_count(void)
     atomic_fetch_add(&((struct area *)instance_area())->counter, 1000);
 }
 
+static struct permit_set *leases(int database)
+{
+    return instance_pool(database == 0 ? "host=a dbname=zero" : "host=a dbname=one").leases;
+}
+
 static void open_and_take_all(void)
 {
     int i;
 
     open_instance();
     for (i = 0; i < LEASES; i++) {
-        if (permit_try(instance_leases(1), instance_owner(), LEASES, 0) < 0) {
+        if (permit_try(leases(1), instance_owner(), LEASES, 0) < 0) {
             _exit(1);
         }
     }
@@ -144,13 +148,13 @@ static void test_permits_of_a_killed_process_are_reclaimed(void **state)
     (void)state;
     open_instance();
     child = start_child(open_and_take_all);
-    assert_int_equal(permit_count(instance_leases(1), 0), LEASES);
-    assert_int_equal(permit_try(instance_leases(1), instance_owner(), LEASES, 0), -1);
+    assert_int_equal(permit_count(leases(1), 0), LEASES);
+    assert_int_equal(permit_try(leases(1), instance_owner(), LEASES, 0), -1);
     assert_int_equal(instance_reclaim(), 0);
-    assert_int_equal(permit_count(instance_leases(1), 0), LEASES);
+    assert_int_equal(permit_count(leases(1), 0), LEASES);
     end_child(child);
     assert_int_equal(instance_reclaim(), 1);
-    assert_int_equal(permit_count(instance_leases(1), 0), 0);
+    assert_int_equal(permit_count(leases(1), 0), 0);
     assert_int_equal(instance_reclaim(), 0);
 }
 
@@ -162,7 +166,7 @@ static void test_a_successor_frees_the_permits_of_its_slot(void **state)
     open_instance();
     end_child(start_child(open_and_take_all));
     child = start_child(open_instance);
-    assert_int_equal(permit_count(instance_leases(1), 0), 0);
+    assert_int_equal(permit_count(leases(1), 0), 0);
     end_child(child);
 }
 
@@ -172,10 +176,10 @@ static void test_closing_gives_back_permits_and_keeps_counters(void **state)
 
     (void)state;
     open_and_count();
-    assert_true(permit_try(instance_leases(0), instance_owner(), 5, 0) >= 0);
+    assert_true(permit_try(leases(0), instance_owner(), 5, 0) >= 0);
     instance_close();
     open_instance();
-    assert_int_equal(permit_count(instance_leases(0), 0), 0);
+    assert_int_equal(permit_count(leases(0), 0), 0);
     assert_int_equal(sum_of_areas(&alive), 1000);
     assert_int_equal(instance_slot(), 0);
 }
@@ -205,8 +209,7 @@ static void test_a_foreign_file_is_left_alone(void **state)
     assert_int_equal(write(fd, text, sizeof(text)), sizeof(text));
     open_and_count();
     assert_false(instance_is_shared());
-    assert_non_null(instance_leases(1));
-    assert_null(instance_leases(2));
+    assert_int_equal(permit_count(leases(1), 0), 0);
     assert_int_equal(pread(fd, back, sizeof(back), 0), sizeof(back));
     assert_memory_equal(back, text, sizeof(text));
     close(fd);
@@ -232,6 +235,75 @@ static void test_a_file_whose_maker_died_is_made_anew(void **state)
     assert_true(instance_is_shared());
 }
 
+static void open_and_fill_the_table(void)
+{
+    char name[32];
+    int i;
+
+    open_instance();
+    for (i = 0; i < INSTANCE_POOLS; i++) {
+        snprintf(name, sizeof(name), "dbname=%d", i);
+        atomic_fetch_add(instance_pool(name).counters, 1);
+    }
+}
+
+static void test_a_pool_is_found_by_its_name_from_every_process(void **state)
+{
+    struct instance_pool a, b;
+    pid_t child;
+
+    (void)state;
+    open_instance();
+    a = instance_pool("dbname=7");
+    child = start_child(open_and_fill_the_table);
+    assert_int_equal(atomic_load(&a.counters[0]), 1);
+    b = instance_pool("dbname=8");
+    assert_int_equal(atomic_load(&b.counters[0]), 1);
+    assert_ptr_not_equal(a.leases, b.leases);
+    assert_ptr_equal(instance_pool("dbname=7").leases, a.leases);
+    end_child(child);
+}
+
+static void test_a_pool_without_room_is_the_processs_own(void **state)
+{
+    struct instance_pool p;
+    pid_t child;
+
+    (void)state;
+    open_instance();
+    child = start_child(open_and_fill_the_table);
+    p = instance_pool("dbname=more");
+    assert_int_equal(permit_try(p.leases, instance_owner(), LEASES, 0), 0);
+    assert_int_equal(atomic_load(p.breaker), 0);
+    end_child(child);
+}
+
+static void test_the_first_process_forgets_pools_that_are_many(void **state)
+{
+    pid_t child;
+
+    (void)state;
+    end_child(start_child(open_and_fill_the_table));
+    child = start_child(open_instance);
+    open_instance();
+    assert_int_equal(atomic_load(instance_pool("dbname=7").counters), 0);
+    end_child(child);
+}
+
+static void write_on_the_board(void)
+{
+    open_instance();
+    memcpy(instance_board(), "here", 5);
+}
+
+static void test_all_processes_see_the_board(void **state)
+{
+    (void)state;
+    open_instance();
+    end_child(start_child(write_on_the_board));
+    assert_string_equal(instance_board(), "here");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -250,6 +322,13 @@ int main(void)
                                         remove_file),
         cmocka_unit_test_setup_teardown(test_a_file_whose_maker_died_is_made_anew, fresh_file,
                                         remove_file),
+        cmocka_unit_test_setup_teardown(test_a_pool_is_found_by_its_name_from_every_process,
+                                        fresh_file, remove_file),
+        cmocka_unit_test_setup_teardown(test_a_pool_without_room_is_the_processs_own, fresh_file,
+                                        remove_file),
+        cmocka_unit_test_setup_teardown(test_the_first_process_forgets_pools_that_are_many,
+                                        fresh_file, remove_file),
+        cmocka_unit_test_setup_teardown(test_all_processes_see_the_board, fresh_file, remove_file),
     };
 
     return cmocka_run_group_tests_name("instance", tests, NULL, NULL);

@@ -8,13 +8,14 @@
 
 #include "lib/config.h"
 #include "lib/metrics.h"
+#include "lib/pg_internal.h"
 
 static const char *route_name(int index)
 {
     return index == 0 ? "GET /a" : "POST /b";
 }
 
-static const struct metrics_plan plan = {.routes = 2, .route_name = route_name, .databases = 2};
+static const struct metrics_plan plan = {.routes = 2, .route_name = route_name};
 
 static int group_setup(void **state)
 {
@@ -121,8 +122,10 @@ static void test_a_clock_that_went_back_does_no_harm(void **state)
 static void test_this_process_and_its_databases_are_told(void **state)
 {
     assert_line(*state, "maxbooster_processes 1");
-    assert_line(*state, "maxbooster_db_connections_used{database=\"0\"} 0");
-    assert_line(*state, "maxbooster_db_connections_used{database=\"1\"} 0");
+    pg_pool_of("host=a port=5432 dbname=x", NULL);
+    pg_pool_of("host=b port=5433 dbname=x", NULL);
+    assert_line(*state, "maxbooster_db_connections_used{database=\"a:5432/x\"} 0");
+    assert_line(*state, "maxbooster_db_breaker_state{database=\"b:5433/x\"} 0");
 }
 
 /* Text format 0.0.4: every sample's name was announced, each name once, and the page ends with a
@@ -155,12 +158,14 @@ static void test_the_docs_list_every_metric(void **state)
 #define GAUGE(symbol, name, help) name,
 #define LAYER(symbol, name, level, help) "maxbooster_layer_active{layer=\"" name "\"}",
 #define COMPUTED(symbol, name, type, help) name,
+#define DATABASE(field, name, type, help) name,
 #include "lib/metrics.def"
 #undef COUNTER
 #undef ROUTE_HISTOGRAM
 #undef GAUGE
 #undef LAYER
 #undef COMPUTED
+#undef DATABASE
     };
     char *docs = NULL;
     size_t len = 0, i;

@@ -184,7 +184,7 @@ int main(int argc, char **argv)
         stop("usage", "bench_pg ROUNDS READS");
     }
     crypto_open();
-    plan = (struct instance_plan){.databases = (int)config()->shard_count, .area_bytes = 64};
+    plan = (struct instance_plan){.area_bytes = 64};
     instance_open(&plan);
     pg_open();
     id = insert_user(arena);

@@ -137,7 +137,7 @@ int main(int argc, char **argv)
         stop("usage", "bench_scatter ROUNDS WAIT_MS");
     }
     crypto_open();
-    plan = (struct instance_plan){.databases = (int)config()->shard_count, .area_bytes = 64};
+    plan = (struct instance_plan){.area_bytes = 64};
     instance_open(&plan);
     pg_open();
     measure(arena, rounds, wait_ms);

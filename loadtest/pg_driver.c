@@ -8,7 +8,8 @@
  *   release                 give the leases back
  *   ping N | state N        is it there | leases in use, breaker, counters
  *   page MAX                users by id, from all shards
- *   run OP N THREADS MS TIMEOUT_MS HOLD_MS   OP (read, append) over and over for MS */
+ *   run OP N THREADS MS TIMEOUT_MS HOLD_MS   OP over and over for MS: read, append, or twice (two
+ *                           appends in a transaction) */
 #include <inttypes.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -18,6 +19,8 @@
 #include "lib/crypto.h"
 #include "lib/instance.h"
 #include "lib/pg.h"
+#include "lib/pg_internal.h"
+#include "lib/pg_map.h"
 #include "lib/pg_param.h"
 #include "lib/pg_scatter.h"
 #include "lib/str.h"
@@ -141,6 +144,12 @@ static enum err do_op(struct load *l, struct scope *sc)
     if (strcmp(l->op, "append") == 0) {
         return do_append(sc, l->shard, 0);
     }
+    if (strcmp(l->op, "twice") == 0) {
+        TRY(pg_begin(sc, pg_place_on_shard(l->shard)));
+        TRY(do_append(sc, l->shard, 0));
+        TRY(do_append(sc, l->shard, 0));
+        return pg_commit(sc, pg_place_on_shard(l->shard));
+    }
     TRY(do_read(sc, l->shard, 0));
     pause_ms(l->hold_ms);
     return OK;
@@ -205,13 +214,20 @@ static void print_state(int shard)
 {
     static const char *const names[PG_COUNTERS] = {"connects", "connect_failures", "losses",
                                                    "waits",    "saturated",        "broken_off"};
-    int i;
+    const struct pg_map *map = pg_map_now();
+    const struct pg_pool *pool = map->databases[map->database_of[shard % map->n_shards]].pool;
+    struct pg_pool_view view;
+    int i = 0;
 
-    printf("{\"leases\":%d,\"open\":%d,\"breaker\":%d,\"shared\":%s", pg_leases_in_use(shard),
-           permit_count(instance_open_connections(shard), 0), (int)pg_breaker_state(shard),
-           instance_is_shared() ? "true" : "false");
+    do {
+        pg_pool_view(i++, &view);
+    } while (strcmp(view.name, pg_pool_name(pool)) != 0);
+    printf("{\"leases\":%d,\"open\":%d,\"breaker\":%d,\"shared\":%s,\"epoch\":%" PRId64
+           ",\"shards\":%d,\"databases\":%d,\"name\":\"%s\"",
+           view.leases, view.open, (int)view.breaker, instance_is_shared() ? "true" : "false",
+           map->epoch, map->n_shards, map->n_databases, view.name);
     for (i = 0; i < PG_COUNTERS; i++) {
-        printf(",\"%s\":%" PRId64, names[i], pg_counter(shard, (enum pg_counter)i));
+        printf(",\"%s\":%" PRId64, names[i], view.counters[i]);
     }
     puts("}");
 }
@@ -374,8 +390,7 @@ int main(void)
         return 2;
     }
     crypto_open();
-    plan = (struct instance_plan){
-        .path = config()->instance_shm, .databases = (int)config()->shard_count, .area_bytes = 64};
+    plan = (struct instance_plan){.path = config()->instance_shm, .area_bytes = 64};
     instance_open(&plan);
     pg_open();
     serve(arena);

@@ -335,7 +335,7 @@ int main(int argc, char **argv)
     if (!config_load(stderr)) {
         return 1;
     }
-    instance_open(&(struct instance_plan){.databases = (int)config()->shard_count});
+    instance_open(&(struct instance_plan){.path = NULL});
     pg_open();
     setvbuf(stdout, NULL, _IOLBF, 0);
     if (argc == 4 && strcmp(argv[1], "bench") == 0) {

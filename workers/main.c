@@ -69,7 +69,6 @@ int main(int argc, char **argv)
         log_event(LOG_WARN, "niceness", "the worker keeps the priority it has");
     }
     /* A pool of connections of its own: a worker is an instance by itself. */
-    plan.databases = (int)config()->shard_count;
     block_signals();
     follow_supervisor();
     harden_process();

@@ -225,7 +225,6 @@ int main(void)
     if (!config_load(stderr)) {
         return EXIT_CONFIG;
     }
-    plan.databases = (int)config()->shard_count;
     sigemptyset(&signals);
     sigaddset(&signals, SIGTERM);
     sigaddset(&signals, SIGINT);

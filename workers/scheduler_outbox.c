@@ -15,6 +15,7 @@
 #include "lib/log.h"
 #include "lib/metrics.h"
 #include "lib/pg.h"
+#include "lib/pg_map.h"
 #include "lib/redis.h"
 #include "lib/shape.h"
 #include "lib/str.h"
@@ -30,8 +31,7 @@ enum {
     LEADER_AGAIN_MS = 5000, /* what a new leader relays again: it does not know where the bus was */
     TAIL_AGAIN_MS = 60000,  /* longer than Redis lets its disk or its replicas lag behind */
     DEPTH_MAX = 100000,
-    PARTITIONS_MAX = 256, /* of config.def */
-    SHARDS_MAX = 128
+    PARTITIONS_MAX = 256 /* of config.def */
 };
 
 struct waiting {
@@ -65,11 +65,12 @@ static const struct shape shape_depth = SHAPE(depth, depth_fields);
 
 /* One thread: no locks. */
 static struct {
-    int64_t fence;               /* that we relayed under; another one: we lead anew */
-    int64_t again_ms;            /* relay again what was relayed so long ago; 0: nothing */
-    bool is_again[SHARDS_MAX];   /* this database's rows are marked for it already */
-    bool is_bad[PARTITIONS_MAX]; /* in this round */
-    int64_t n_relayed;           /* not yet reported */
+    int64_t fence;                       /* that we relayed under; another one: we lead anew */
+    int64_t again_ms;                    /* relay again what was relayed so long ago; 0: nothing */
+    int64_t map_epoch;                   /* of the map that numbers the databases in is_again */
+    bool is_again[PG_MAP_DATABASES_MAX]; /* this database's rows are marked for it already */
+    bool is_bad[PARTITIONS_MAX];         /* in this round */
+    int64_t n_relayed;                   /* not yet reported */
     int64_t check_mono_ms, tell_mono_ms;
 } relay;
 
@@ -92,25 +93,30 @@ static void plan_again(enum log_level level, int64_t window_ms, const char *why)
 /* True: all rows that are to be relayed again wait again. */
 static bool mark_again(struct arena *arena)
 {
-    int shard;
+    int database;
     bool is_done = true;
 
-    for (shard = 0; shard < pg_shard_count() && relay.again_ms > 0; shard++) {
+    if (relay.map_epoch != pg_map_now()->epoch) {
+        relay.map_epoch = pg_map_now()->epoch;
+        memset(relay.is_again, 0, sizeof(relay.is_again));
+    }
+    for (database = 0; database < pg_database_count() && relay.again_ms > 0; database++) {
         int64_t n_rows;
         struct scope sc;
         enum err e;
 
-        if (relay.is_again[shard]) {
+        if (relay.is_again[database]) {
             continue;
         }
         arena_reset(arena);
         scope_init(&sc, arena, LIMIT_MS);
-        e = pg_exec(&sc, q_outbox_again(&sc, pg_place_on_shard(shard), relay.again_ms), &n_rows);
+        e = pg_exec(&sc, q_outbox_again(&sc, pg_place_on_database(database), relay.again_ms),
+                    &n_rows);
         pg_release(&sc);
-        relay.is_again[shard] = e == OK;
+        relay.is_again[database] = e == OK;
         is_done = is_done && e == OK;
         if (e != OK) {
-            warn("shard", shard, e, &sc);
+            warn("database", database, e, &sc);
         }
         scope_done(&sc);
     }
@@ -247,7 +253,7 @@ static enum err relay_batch(struct scope *sc, struct place place, struct id *use
     return ids.len > 2 ? pg_exec(sc, q_outbox_relayed(sc, place, ids.data), NULL) : OK;
 }
 
-static void relay_shard(struct arena *arena, int shard)
+static void relay_database(struct arena *arena, int database)
 {
     struct id user = {{0}};
     bool has_more = true;
@@ -262,10 +268,10 @@ static void relay_shard(struct arena *arena, int shard)
 
         arena_reset(arena);
         scope_init(&sc, arena, LIMIT_MS);
-        e = relay_batch(&sc, pg_place_on_shard(shard), &user, &seq, &has_more);
+        e = relay_batch(&sc, pg_place_on_database(database), &user, &seq, &has_more);
         pg_release(&sc);
         if (e != OK) {
-            warn("shard", shard, e, &sc);
+            warn("database", database, e, &sc);
             has_more = false;
         }
         scope_done(&sc);
@@ -308,18 +314,18 @@ static void tell_depth(struct arena *arena)
     struct redis_reply *replies;
     struct redis_pipeline *p;
     struct scope sc;
-    int shard;
+    int database;
 
     arena_reset(arena);
     scope_init(&sc, arena, LIMIT_MS);
-    for (shard = 0; shard < pg_shard_count(); shard++) {
+    for (database = 0; database < pg_database_count(); database++) {
         struct depth depth;
-        enum err e = pg_one(&sc, q_outbox_depth(&sc, pg_place_on_shard(shard), DEPTH_MAX),
+        enum err e = pg_one(&sc, q_outbox_depth(&sc, pg_place_on_database(database), DEPTH_MAX),
                             &shape_depth, &depth);
 
         pg_release(&sc);
         if (e != OK) {
-            warn("shard", shard, e, &sc);
+            warn("database", database, e, &sc);
             continue;
         }
         waiting += depth.waiting;
@@ -345,7 +351,7 @@ static void tell_depth(struct arena *arena)
 
 void outbox_round(struct arena *arena)
 {
-    int shard;
+    int database;
 
     memset(relay.is_bad, 0, sizeof(relay.is_bad));
     if (relay.fence != lead_fence()) {
@@ -354,8 +360,8 @@ void outbox_round(struct arena *arena)
     }
     check_bus(arena);
     if (relay.again_ms == 0 || mark_again(arena)) {
-        for (shard = 0; shard < pg_shard_count() && !scheduler_stopping(); shard++) {
-            relay_shard(arena, shard);
+        for (database = 0; database < pg_database_count() && !scheduler_stopping(); database++) {
+            relay_database(arena, database);
         }
     }
     if (clock_mono_ms() - relay.tell_mono_ms >= TELL_MS && lead_keep(arena)) {

@@ -1,5 +1,5 @@
 /* Putting back: rows in PostgreSQL are what was promised, so every unfinished one is shown to
- * its queue again and again; the queue takes those that it does not know. Shards are walked in
+ * its queue again and again; the queue takes those that it does not know. Databases are walked in
  * order of their last change, a bounded number of rows a round, so a long backlog costs little;
  * after a loss of Redis the walk starts anew and hurries. */
 #include <string.h>
@@ -8,18 +8,18 @@
 #include "lib/config.h"
 #include "lib/log.h"
 #include "lib/pg.h"
+#include "lib/pg_map.h"
 #include "lib/shape.h"
 #include "queries.h"
 #include "workers/scheduler.h"
 
 enum {
     BATCH = 500,
-    HURRY_BATCHES = 40, /* of each shard a round, after a loss */
+    HURRY_BATCHES = 40, /* of each database a round, after a loss */
     HURRY_MS = 60000,   /* a loss counts as recent that long */
     AGE_MS = 3000,      /* younger rows are on their way */
-    PAUSE_MS = 2000,    /* between two walks of a shard */
-    QUERY_LIMIT_MS = 10000,
-    SHARDS_MAX = 128
+    PAUSE_MS = 2000,    /* between two walks of a database */
+    QUERY_LIMIT_MS = 10000
 };
 
 struct unfinished {
@@ -38,13 +38,14 @@ static const struct field unfinished_fields[] = {
 };
 static const struct shape shape_unfinished = SHAPE(unfinished, unfinished_fields);
 
-/* Where the walk of each shard is. One thread: no locks. */
+/* Where the walk of each database is. One thread: no locks. */
 static struct walk {
     int64_t after_updated_at;
     struct id after_id;
     int64_t start_mono_ms; /* of this walk; the next one waits */
     bool is_begun;
-} walks[SHARDS_MAX];
+} walks[PG_MAP_DATABASES_MAX];
+static int64_t walks_epoch;
 
 /* Workers that live enter their leases anew with the next heartbeat: leave them the time, or
  * work would be doubled. */
@@ -80,10 +81,10 @@ static enum err push_kind(struct scope *sc, enum job_kind kind, const struct unf
     return OK;
 }
 
-/* The next rows of a shard. False: the walk is at its end, or something is missing. */
-static bool walk_on(struct arena *arena, int shard, int64_t *n_new)
+/* The next rows of a database. False: the walk is at its end, or something is missing. */
+static bool walk_on(struct arena *arena, int database, int64_t *n_new)
 {
-    struct walk *w = &walks[shard];
+    struct walk *w = &walks[database];
     struct unfinished *rows;
     struct scope sc;
     enum job_kind kind;
@@ -93,7 +94,7 @@ static bool walk_on(struct arena *arena, int shard, int64_t *n_new)
     arena_reset(arena);
     scope_init(&sc, arena, QUERY_LIMIT_MS);
     e = pg_many(&sc,
-                q_jobs_unfinished(&sc, pg_place_on_shard(shard), clock_wall_ms() - AGE_MS,
+                q_jobs_unfinished(&sc, pg_place_on_database(database), clock_wall_ms() - AGE_MS,
                                   w->is_begun ? w->after_updated_at : ABSENT_I64, w->after_id,
                                   BATCH),
                 &shape_unfinished, &rows, &n);
@@ -102,7 +103,7 @@ static bool walk_on(struct arena *arena, int shard, int64_t *n_new)
         e = push_kind(&sc, kind, rows, n, n_new);
     }
     if (e != OK) {
-        log_event(LOG_WARN, "scheduler.putback", "shard %d: %s", shard,
+        log_event(LOG_WARN, "scheduler.putback", "database %d: %s", database,
                   sc.cause == NULL ? err_info(e)->code : sc.cause);
     } else if (n > 0) {
         w->is_begun = true;
@@ -128,9 +129,9 @@ static bool is_hurried(void)
     return false;
 }
 
-static void round_of(struct arena *arena, int shard, int batches, int64_t *n_new)
+static void round_of(struct arena *arena, int database, int batches, int64_t *n_new)
 {
-    struct walk *w = &walks[shard];
+    struct walk *w = &walks[database];
     int i;
 
     if (!w->is_begun && clock_mono_ms() - w->start_mono_ms < PAUSE_MS) {
@@ -141,7 +142,7 @@ static void round_of(struct arena *arena, int shard, int batches, int64_t *n_new
         w->after_id = (struct id){{0}};
     }
     for (i = 0; i < batches && lead_keep(arena) && !scheduler_stopping(); i++) {
-        if (!walk_on(arena, shard, n_new)) {
+        if (!walk_on(arena, database, n_new)) {
             w->is_begun = false;
             return;
         }
@@ -152,10 +153,14 @@ void putback_round(struct arena *arena)
 {
     int batches = is_hurried() ? HURRY_BATCHES : 1;
     int64_t n_new = 0;
-    int shard;
+    int database;
 
-    for (shard = 0; shard < pg_shard_count() && shard < SHARDS_MAX; shard++) {
-        round_of(arena, shard, batches, &n_new);
+    if (walks_epoch != pg_map_now()->epoch) { /* the numbers mean other databases now */
+        walks_epoch = pg_map_now()->epoch;
+        memset(walks, 0, sizeof(walks));
+    }
+    for (database = 0; database < pg_database_count(); database++) {
+        round_of(arena, database, batches, &n_new);
     }
     if (n_new > 0) {
         log_event(LOG_WARN, "scheduler.putback", "%lld jobs were unknown to their queue",

@@ -14,7 +14,7 @@
 
 enum {
     BATCH = 100,
-    BATCHES_MAX = 20,                  /* of one sweep, shard and round */
+    BATCHES_MAX = 20,                  /* of one sweep, database and round */
     OUTBOX_BATCH = 5000,               /* rows without anything to be done beside them */
     PAGES_MAX = 20,                    /* of a prefix in one round, 1000 keys each */
     LIMIT_MS = 60000,                  /* of one batch */
@@ -65,7 +65,7 @@ struct found {
 static const struct field found_fields[] = {F_BOOL(found, found, "found", 0)};
 static const struct shape shape_found = SHAPE(found, found_fields);
 
-/* One batch of a sweep on a shard: *n_out rows were looked at, *n_done_out of them dealt with. */
+/* One batch of a sweep on a database: *n_out rows were looked at, *n_done_out of them done. */
 typedef enum err (*sweep_fn)(struct scope *sc, struct place place, int64_t *n_out,
                              int64_t *n_done_out);
 
@@ -218,7 +218,7 @@ static const struct {
     {"jobs", sweep_jobs},
 };
 
-static void tell(const char *name, int shard, int64_t n_done, enum err e, const struct scope *sc)
+static void tell(const char *name, int database, int64_t n_done, enum err e, const struct scope *sc)
 {
     struct log_line l;
 
@@ -227,8 +227,8 @@ static void tell(const char *name, int shard, int64_t n_done, enum err e, const 
     }
     log_begin(&l, e == OK ? LOG_INFO : LOG_WARN, "scheduler.sweep");
     log_str(&l, "sweep", name);
-    if (shard >= 0) {
-        log_i64(&l, "shard", shard);
+    if (database >= 0) {
+        log_i64(&l, "database", database);
     }
     log_i64(&l, "swept", n_done);
     if (e != OK) {
@@ -238,7 +238,7 @@ static void tell(const char *name, int shard, int64_t n_done, enum err e, const 
     log_end(&l);
 }
 
-static void sweep_shard(struct arena *arena, int shard)
+static void sweep_database(struct arena *arena, int database)
 {
     size_t i;
     int batch;
@@ -254,10 +254,10 @@ static void sweep_shard(struct arena *arena, int shard)
              batch++) {
             arena_reset(arena);
             scope_init(&sc, arena, LIMIT_MS);
-            e = sweeps[i].fn(&sc, pg_place_on_shard(shard), &n, &n_done);
+            e = sweeps[i].fn(&sc, pg_place_on_database(database), &n, &n_done);
             pg_release(&sc);
         }
-        tell(sweeps[i].name, shard, n_done, e, &sc);
+        tell(sweeps[i].name, database, n_done, e, &sc);
         scope_done(&sc);
     }
 }
@@ -343,13 +343,13 @@ void sweep_round(struct arena *arena)
     static struct aged temp = {.name = "temp", .prefix = "temp/"};
     static struct aged logs = {.name = "logs", .prefix = "logs/"};
     static int64_t next_mono_ms;
-    int shard;
+    int database;
 
     if (clock_mono_ms() < next_mono_ms) {
         return;
     }
-    for (shard = 0; shard < pg_shard_count() && !scheduler_stopping(); shard++) {
-        sweep_shard(arena, shard);
+    for (database = 0; database < pg_database_count() && !scheduler_stopping(); database++) {
+        sweep_database(arena, database);
     }
     if (!scheduler_stopping()) {
         sweep_aged(arena, &temp, config()->temp_ttl_s);

@@ -85,9 +85,9 @@ typedef bool (*dead_fn)(struct scope *sc, const struct dead *job);
 /* All failed jobs of a type, page by page. */
 static int each_dead(struct scope *sc, const char *type, dead_fn fn)
 {
-    int shard;
+    int database;
 
-    for (shard = 0; shard < pg_shard_count(); shard++) {
+    for (database = 0; database < pg_database_count(); database++) {
         struct id after = {{0}};
         struct dead *rows;
         size_t n = DEAD_PAGE, i;
@@ -97,7 +97,7 @@ static int each_dead(struct scope *sc, const char *type, dead_fn fn)
 
             arena_reset(sc->arena);
             scope_init(sc, sc->arena, CALL_MS);
-            e = pg_many(sc, q_jobs_dead(sc, pg_place_on_shard(shard), type, after, DEAD_PAGE),
+            e = pg_many(sc, q_jobs_dead(sc, pg_place_on_database(database), type, after, DEAD_PAGE),
                         &shape_dead, &rows, &n);
             pg_release(sc);
             if (e != OK) {

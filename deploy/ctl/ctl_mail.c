@@ -56,10 +56,10 @@ int ctl_mail_allow(struct scope *sc, int argc, char **argv)
 
 int ctl_mail_suppressed(struct scope *sc, int argc, char **argv)
 {
-    int shard;
+    int database;
 
     (void)argc, (void)argv;
-    for (shard = 0; shard < pg_shard_count(); shard++) {
+    for (database = 0; database < pg_database_count(); database++) {
         char after[SHOWN_MAX] = "", time[CLOCK_TEXT_SIZE];
         struct suppressed *rows;
         size_t n = PAGE, i;
@@ -69,7 +69,7 @@ int ctl_mail_suppressed(struct scope *sc, int argc, char **argv)
 
             arena_reset(sc->arena);
             scope_init(sc, sc->arena, CALL_MS);
-            e = pg_many(sc, q_suppressions_list(sc, pg_place_on_shard(shard), after, PAGE),
+            e = pg_many(sc, q_suppressions_list(sc, pg_place_on_database(database), after, PAGE),
                         &shape_suppressed, &rows, &n);
             pg_release(sc);
             if (e != OK) {

@@ -6,23 +6,41 @@
 #include "lib/config.h"
 #include "lib/id.h"
 #include "lib/pg.h"
+#include "lib/pg_map.h"
 #include "lib/session.h"
+
+/* One line a shard: is its database there, where, and what happens to it. */
+static void print_shards(const struct pg_map *map, int database, const char *state)
+{
+    const struct pg_map_database *d = &map->databases[database];
+    int shard;
+
+    for (shard = 0; shard < map->n_shards; shard++) {
+        if (map->database_of[shard] == database) {
+            printf("shard %02d %s, %s%s%s\n", shard, state, d->location,
+                   d->flags & PG_MAP_MOVING ? ", moving" : "",
+                   d->flags & PG_MAP_FRESH ? ", fresh" : "");
+        }
+    }
+}
 
 int ctl_shards_list(struct scope *sc, int argc, char **argv)
 {
-    int status = CTL_DONE, shard;
+    const struct pg_map *map = pg_map_now();
+    int status = CTL_DONE, i;
 
     (void)argc, (void)argv;
-    for (shard = 0; shard < pg_shard_count(); shard++) {
+    printf("map of epoch %lld%s: %d shards in %d databases\n", (long long)map->epoch,
+           map->epoch == 0 ? " (the configuration's)" : "", map->n_shards, map->n_databases);
+    for (i = 0; i < map->n_databases; i++) {
         int64_t latency_ms = 0;
-        enum err e = pg_ping(sc, shard, &latency_ms);
+        enum err e = pg_ping(sc, i, &latency_ms);
 
-        if (e == OK) {
-            printf("shard %02d ok %lld ms\n", shard, (long long)latency_ms);
-        } else {
-            printf("shard %02d down: %s\n", shard, sc->cause != NULL ? sc->cause : "no answer");
-            status = CTL_FAILED;
-        }
+        print_shards(map, i,
+                     e == OK ? arena_printf(sc->arena, "ok %lld ms", (long long)latency_ms)
+                             : arena_printf(sc->arena, "down (%s)",
+                                            sc->cause != NULL ? sc->cause : "no answer"));
+        status = e == OK ? status : CTL_FAILED;
         scope_forgive(sc);
     }
     return status;

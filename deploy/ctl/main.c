@@ -19,7 +19,8 @@ static const struct ctl_command commands[] = {
     {"config", "reload", "", "every process of the fleet reads its file again", 0, 0,
      ctl_config_reload},
     {"config", "members", "", "every process and the epoch it runs with", 0, 0, ctl_config_members},
-    {"shards", "list", "", "every shard and whether it answers", 0, 0, ctl_shards_list},
+    {"shards", "list", "", "the map: every shard, where it is, and whether it answers", 0, 0,
+     ctl_shards_list},
     {"queue", "stats", "[QUEUE]", "what waits and runs", 0, 1, ctl_queue_stats},
     {"queue", "pause", "QUEUE", "give out no more jobs", 1, 1, ctl_queue_pause},
     {"queue", "resume", "QUEUE", "give out jobs again", 1, 1, ctl_queue_resume},
@@ -64,7 +65,7 @@ static int usage(FILE *out)
 
 static int run(const struct ctl_command *command, int argc, char **argv)
 {
-    const struct instance_plan instance = {.databases = (int)config()->shard_count};
+    const struct instance_plan instance = {.path = NULL};
     struct arena *arena = arena_open(ARENA_BYTES);
     struct scope sc;
     int status;

@@ -127,16 +127,22 @@ def program():
     return str(build("loadtest/pg_driver")[0])
 
 
+def driver_database(server, name):
+    """A new database with the tables of drivers, and those of the map of shards."""
+    server.sql(f"CREATE DATABASE {name} OWNER app")
+    server.sql("CREATE TABLE driver (id bigint PRIMARY KEY);"
+               "CREATE TABLE driver_log (id bigint GENERATED ALWAYS AS IDENTITY);"
+               + (ROOT / "sql/deploy/shard_map.sql").read_text(encoding="utf-8") +
+               "GRANT ALL ON ALL TABLES IN SCHEMA public TO app", database=name)
+
+
 @contextlib.contextmanager
 def driver_server():
     """A server with what drivers need."""
     server = Server()
     try:
         server.sql("CREATE ROLE app LOGIN")
-        server.sql("CREATE DATABASE driver OWNER app")
-        server.sql("CREATE TABLE driver (id bigint PRIMARY KEY);"
-                   "CREATE TABLE driver_log (id bigint GENERATED ALWAYS AS IDENTITY);"
-                   "GRANT ALL ON driver, driver_log TO app", database="driver")
+        driver_database(server, "driver")
         yield server
     finally:
         server.close()
