@@ -202,7 +202,7 @@ def test_a_killed_worker_leaves_one_analysis(private):
     (job_id, _, _), = analysis_jobs(private, user, file["id"])
     wait_until(lambda: user.client.get(f"/api/jobs/{job_id}").json["progress"] > 0, 30,
                "the analysis to be under way", every=0.02)
-    private.kill_worker()
+    private.kill_workers()
     done = audio.analysed(user.client, file["id"])
     assert done["sha256"] == hashlib.sha256(data).hexdigest()
     assert done["analysis"]["leadingSilenceMs"] == 3600000

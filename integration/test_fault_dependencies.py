@@ -157,7 +157,7 @@ def test_without_s3_everything_else_goes_on_and_uploads_wait(private, user, api_
 def test_a_dependency_that_hangs_takes_no_threads_from_routes_that_do_without_it(private, user,
         program, path):
     """More requests than there are threads hang; health and what needs another dependency go on."""
-    threads = int(private.env.get("API_PROCESSES", "2")) * int(private.env.get("API_THREADS", "16"))
+    threads = len(private.api_workers()) * int(private.env["API_THREADS"])
 
     def hang(_):
         client = private.client(token=user.client.token)

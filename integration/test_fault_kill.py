@@ -11,8 +11,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.fault, pytest.mark.xdist_group("priv
 VICTIMS = {
     "one API process": lambda stack: stack.kill_api_process(),
     "the keeper of the API processes": lambda stack: stack.kill_main("api"),
-    "the worker": lambda stack: stack.kill_worker(),
-    "the scheduler": lambda stack: stack.kill_scheduler(),
+    "the workers": lambda stack: stack.kill_workers(),
+    "the schedulers": lambda stack: stack.kill_schedulers(),
     "Redis": lambda stack: stack.kill_main("redis"),
     "PostgreSQL": lambda stack: stack.kill_main("postgres"),
     "S3": lambda stack: stack.kill_main("s3"),
@@ -77,6 +77,7 @@ def test_killing_it_loses_nothing_that_was_acknowledged(private, user, victim):
 @pytest.mark.parametrize("program", ["api", "worker", "scheduler", "redis", "postgres", "s3",
                                      "nginx"])
 def test_a_killed_program_is_back_within_two_seconds(private, user, program):
+    program = private.programs_of(program)[0]
     children = private.processes(program)
     old = private.kill_main(program)
 
@@ -104,7 +105,7 @@ def test_a_job_whose_worker_was_killed_has_not_used_up_an_attempt(private, user)
                            expect=202).json["jobId"]
     wait_until(lambda: user.client.get(f"/api/jobs/{job}").json["status"] == "processing", 20,
                "the job to start")
-    private.kill_worker()
+    private.kill_workers()
     ended = audio.wait_job(user.client, job)
     assert ended["attempts"] == 1
     made = [f for f in user.client.get("/api/audio").json["items"] if f["origin"] == "convert"]

@@ -3,7 +3,7 @@
 import os
 import sys
 
-from . import objects, ports, procs, settings, stackup
+from . import objects, ports, procs, redis_cluster, settings, stackup
 from .place import Place, ensure_user
 from .say import Progress, Refusal
 from .supervisor import Supervisor
@@ -107,7 +107,12 @@ def _ready(stack, name, is_up):
     if d is not None:
         good = stackup.database.ready(stack.place, d)
         return good, f"accepts connections on :{d.port}" if good else "does not accept connections"
+    copy = next((c for c in stack.topology.replicas if c.program == name), None)
+    if copy is not None:
+        return stackup.database.follows(stack.place, copy, stack.secrets)
     r = next((r for r in stack.topology.redis if r.program == name), None)
+    if r is not None and r.bus_port:
+        return redis_cluster.word_of(r, stack.secrets["redis"])
     if r is not None:
         good = ports.redis_answers(r.port, stack.secrets["redis"])
         return good, f"answers PING on :{r.port}" if good else "does not answer PING"
@@ -144,7 +149,7 @@ def status(words):
     found = stack.processes()
     print(f"Stack {stack.place.name}: tier {stack.settings.tier}, phase {stack.settings.phase}, "
           f"http://127.0.0.1:{stack.topology.proxy_port}")
-    print(f"{'PROCESS':<14} {'PID':>8} {'UP':>6}  {'READY':<6} DETAIL")
+    print(f"{'PROCESS':<16} {'PID':>8} {'UP':>6}  {'READY':<6} DETAIL")
     known = supervisor.all() if runs else {}
     well = runs
     for program in stack.programs():
@@ -153,12 +158,12 @@ def status(words):
         is_up = bool(pid) and procs.alive(pid)
         good, word = _ready(stack, program.name, is_up)
         well = well and good
-        print(f"{program.name:<14} {pid or '-':>8} {_since_start(pid) if is_up else '-':>6}  "
+        print(f"{program.name:<16} {pid or '-':>8} {_since_start(pid) if is_up else '-':>6}  "
               f"{'yes' if good else 'NO':<6} {word}")
         for number, member in enumerate(_members(stack, found, program.name, pid), 1):
-            print(f"{'  process ' + str(number):<14} {member:>8} {_since_start(member):>6}  "
+            print(f"{'  process ' + str(number):<16} {member:>8} {_since_start(member):>6}  "
                   f"{'yes' if good else 'NO':<6}")
-    print(f"{'supervisor':<14} "
+    print(f"{'supervisor':<16} "
           f"{supervisor.rpc.getPID() if runs else '-':>8} {'':>6}  {'yes' if runs else 'NO':<6} "
           f"{'' if runs else 'not running: make up repairs it' if found else 'stack is down'}")
     return 0 if well else 1

@@ -7,7 +7,7 @@ import subprocess
 import time
 
 from .programs import POSTGRES_BIN
-from .render import ADMIN_ROLE, APP_ROLE
+from .render import ADMIN_ROLE, APP_ROLE, REPLICATION_ROLE
 from .say import Refusal
 from .topology import shard_name
 
@@ -30,8 +30,9 @@ def init_cluster(place, database, secrets):
         return False
     fresh = data + ".new"
     shutil.rmtree(fresh, ignore_errors=True)
-    password = place.path("conf", "initdb.password")
-    place.write("conf/initdb.password", secrets["postgres_admin"] + "\n", secret=True)
+    password = place.path("conf", f"initdb.password.{database.number}")
+    place.write(f"conf/initdb.password.{database.number}", secrets["postgres_admin"] + "\n",
+                secret=True)
     try:
         done = subprocess.run(
             [f"{POSTGRES_BIN}/initdb", "-D", fresh, "-U", ADMIN_ROLE, "--pwfile", password,
@@ -82,7 +83,7 @@ def await_ready(place, database, seconds=60):
 
 
 def make_databases(place, database, secrets, migrate):
-    """Role and databases. Fresh ones are copies of one that is migrated: so the migrations run once, and
+    """Roles and databases. Fresh ones are copies of one that is migrated: so the migrations run once, and
     what an interrupted run leaves is never half-migrated. Returns how many are new.
     """
     rows = psql(place, database, secrets, "postgres",
@@ -91,6 +92,10 @@ def make_databases(place, database, secrets, migrate):
     if f"{APP_ROLE} role" not in have:
         psql(place, database, secrets, "postgres",
              f"CREATE ROLE {APP_ROLE} LOGIN PASSWORD '{secrets['postgres']}'")
+    if f"{REPLICATION_ROLE} role" not in have:
+        psql(place, database, secrets, "postgres",
+             f"CREATE ROLE {REPLICATION_ROLE} LOGIN REPLICATION PASSWORD "
+             f"'{secrets['replication']}'")
     missing = [s for s in database.shards if shard_name(s) not in have]
     if missing:
         drop = f"DROP DATABASE IF EXISTS {PATTERN_DATABASE} WITH (FORCE)"
@@ -103,3 +108,18 @@ def make_databases(place, database, secrets, migrate):
                  f"OWNER {APP_ROLE} TEMPLATE {PATTERN_DATABASE} STRATEGY wal_log")
         psql(place, database, secrets, "postgres", drop)
     return len(missing)
+
+
+def follows(place, replica, secrets):
+    """(does it stream from its primary, a word about how far behind it is)."""
+    try:
+        rows = psql(place, replica.primary, secrets, "postgres", "SELECT state, pg_wal_lsn_diff("
+                    "pg_current_wal_lsn(), replay_lsn)::bigint, "
+                    "coalesce(round(extract(epoch FROM replay_lag) * 1000), 0) "
+                    f"FROM pg_stat_replication WHERE application_name = '{replica.slot}'")
+    except Refusal:
+        return False, f"on :{replica.port}, its primary does not answer"
+    if not rows or rows[0][0] != "streaming":
+        return False, f"on :{replica.port}, does not follow {replica.primary.program}"
+    return True, (f"follows {replica.primary.program} on :{replica.port}, {rows[0][1]} bytes and "
+                  f"{rows[0][2]} ms behind")

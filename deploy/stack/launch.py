@@ -38,7 +38,7 @@ def main(root, name):
     program = table["programs"][name]
     os.umask(0o077)
     open_log(program["log"], table["log_limit"])
-    folders = {p["cwd"]: n for n, p in table["programs"].items() if p["has_own_folder"]}
+    folders = {p["folder"]: n for n, p in table["programs"].items() if p["folder"]}
     parents = {os.getpid(), os.getppid()}
 
     def leftovers():

@@ -3,7 +3,8 @@
 import hashlib
 import os
 
-STORES, APP, EDGE = 10, 20, 30  # supervisor's priorities: started upwards, stopped downwards
+# Supervisor's priorities: started upwards, stopped downwards.
+STORES, REPLICAS, APP, EDGE = 10, 15, 20, 30
 LOG_LIMIT = 50 * 1024 * 1024
 
 POSTGRES_BIN = "/usr/lib/postgresql/15/bin"
@@ -21,7 +22,7 @@ class Program:
         self.take_over = more.get("take_over", [])
         self.only = more.get("only", "")
         self.wait_for_end = more.get("wait_for_end", True)
-        self.has_own_folder = more.get("has_own_folder", False)
+        self.folder = more.get("folder", "")  # where only this program's processes work
         self.depends = more.get("depends", [])  # files: a change of one restarts the program
 
     def digest(self, place):
@@ -34,28 +35,41 @@ class Program:
     def table_row(self, place):
         return {"argv": self.argv, "cwd": self.cwd, "env": self.env, "unlink": self.unlink,
                 "take_over": self.take_over, "only": self.only,
-                "wait_for_end": self.wait_for_end, "has_own_folder": self.has_own_folder,
+                "wait_for_end": self.wait_for_end, "folder": self.folder,
                 "log": place.path("log", f"{self.name}.log")}
 
 
+def postgres_argv(place, server):
+    return [f"{POSTGRES_BIN}/postgres", "-D", place.path("data", server.program),
+            "-c", f"config_file={place.path('conf', server.program + '.conf')}"]
+
+
+def _postgres(place, server, argv, cwd, stage, **more):
+    data = place.path("data", server.program)
+    return Program(
+        server.program, argv, cwd, stage, stop_signal="INT", stop_wait=30,
+        # Verified gone before: so the lock files say nothing any more.
+        unlink=[f"{data}/postmaster.pid", f"{place.sockets}/.s.PGSQL.{server.port}.lock",
+                f"{place.sockets}/.s.PGSQL.{server.port}"],
+        take_over=[["SIGINT", 3], ["SIGQUIT", 1], ["SIGKILL", 2]],
+        depends=[f"conf/{server.program}.conf", "conf/pg_hba.conf"], **more)
+
+
+def _replicas(place, topology):
+    return [_postgres(place, r, ["/usr/bin/python3", "-I", place.path("lib", "replica.py"),
+                                 place.path("conf", f"{r.program}.json")],
+                      place.path("run"), REPLICAS, folder=place.path("data", r.program))
+            for r in topology.replicas]
+
+
 def _servers(place, topology):
-    programs = []
-    for d in topology.databases:
-        data = place.path("data", d.program)
-        programs.append(Program(
-            d.program,
-            [f"{POSTGRES_BIN}/postgres", "-D", data,
-             "-c", f"config_file={place.path('conf', d.program + '.conf')}"],
-            data, STORES, stop_signal="INT", stop_wait=30, has_own_folder=True,
-            # Verified gone before: so the lock files say nothing any more.
-            unlink=[f"{data}/postmaster.pid", f"{place.sockets}/.s.PGSQL.{d.port}.lock",
-                    f"{place.sockets}/.s.PGSQL.{d.port}"],
-            take_over=[["SIGINT", 3], ["SIGQUIT", 1], ["SIGKILL", 2]],
-            depends=[f"conf/{d.program}.conf", "conf/pg_hba.conf"]))
+    programs = [_postgres(place, d, postgres_argv(place, d), place.path("data", d.program), STORES,
+                          folder=place.path("data", d.program)) for d in topology.databases]
     for r in topology.redis:
         programs.append(Program(
             r.program, ["/usr/bin/redis-server", place.path("conf", r.program + ".conf")],
-            place.path("data", r.program), STORES, stop_wait=30, has_own_folder=True,
+            place.path("data", r.program), STORES, stop_wait=30,
+            folder=place.path("data", r.program),
             take_over=[["SIGTERM", 3], ["SIGKILL", 2]], depends=[f"conf/{r.program}.conf"]))
     return programs
 
@@ -95,11 +109,13 @@ def _apps(place, topology, processes, have):
             # A former pool finishes what it has accepted; the new one gets a socket of its own.
             unlink=[sock], take_over=[["SIGTERM", 0]], only="multiwatch", wait_for_end=False,
             depends=["stack.env", "bin/maxbooster-api"]))
-    for name in topology.workers:
+    for w in topology.workers:
         if "maxbooster-worker" in have:
             files = ["stack.env", "bin/maxbooster-worker"]
             files += ["bin/maxbooster-media"] if "maxbooster-media" in have else []
-            programs.append(Program(name, [place.path("bin", "maxbooster-worker")],
+            argv = [place.path("bin", "maxbooster-worker")]
+            argv += ["--queues", w.queues] if w.queues else []
+            programs.append(Program(w.program, argv,
                                     place.path("run"), APP, stop_wait=30, env=config,
                                     take_over=[["SIGTERM", 3], ["SIGKILL", 2]], depends=files))
     for name in topology.schedulers:
@@ -116,7 +132,8 @@ def _edge(place):
     return Program(
         "nginx", ["/usr/sbin/nginx", "-p", place.path("run", "nginx"), "-c", conf,
                   "-e", place.path("log", "nginx-error.log"), "-g", "daemon off;"],
-        place.path("run", "nginx"), EDGE, stop_signal="QUIT", stop_wait=5, has_own_folder=True,
+        place.path("run", "nginx"), EDGE, stop_signal="QUIT", stop_wait=5,
+        folder=place.path("run", "nginx"),
         # Orphaned workers close their listening sockets at once, and finish what they are serving.
         take_over=[["SIGQUIT", 0.3]], wait_for_end=False)
 
@@ -124,4 +141,4 @@ def _edge(place):
 def all_of(place, topology, values, secrets, have):
     """Every program, stores first. `have` names the built binaries; the others are left out."""
     return (_servers(place, topology) + [_s3(place, topology, secrets, values["AWS_REGION"])]
-            + _apps(place, topology, int(values["API_PROCESSES"]), have) + [_edge(place)])
+            + _replicas(place, topology) + _apps(place, topology, int(values["API_PROCESSES"]), have) + [_edge(place)])

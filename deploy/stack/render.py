@@ -5,16 +5,20 @@ import json
 from . import programs, settings
 from .topology import shard_name
 
-APP_ROLE, ADMIN_ROLE = "maxbooster", "postgres"
-# Connections that one process pool may hold on one shard at most, in PostgreSQL's max_connections;
-# beside it a few for people, tools and replication.
-PG_CONNECTIONS_MAX, PG_CONNECTIONS_EXTRA = 1000, 30
+APP_ROLE, ADMIN_ROLE, REPLICATION_ROLE = "maxbooster", "postgres", "maxbooster_replication"
+# Bound of max_connections; and what it has for people, tools and replication.
+PG_CONNECTIONS_MAX, PG_CONNECTIONS_EXTRA = 2000, 30
+# What all PostgreSQL servers of a stack share among themselves.
+PG_BUFFERS_MB, PG_BUFFERS_LEAST_MB = 128, 32
+
+
+def database_url(place, secrets, port, shard):
+    return (f"postgresql://{APP_ROLE}:{secrets['postgres']}@/{shard_name(shard)}"
+            f"?host={place.sockets}&port={port}")
 
 
 def shard_url(place, topology, secrets, shard):
-    d = topology.database_of(shard)
-    return (f"postgresql://{APP_ROLE}:{secrets['postgres']}@/{shard_name(shard)}"
-            f"?host={place.sockets}&port={d.port}")
+    return database_url(place, secrets, topology.database_of(shard).port, shard)
 
 
 def generated(place, topology, secrets):
@@ -37,6 +41,9 @@ def generated(place, topology, secrets):
     }
     for shard in topology.shards()[1:]:
         values[f"DATABASE_SHARD_{shard:02d}_URL"] = shard_url(place, topology, secrets, shard)
+    for r in topology.replicas:
+        values[f"DATABASE_REPLICA_{r.number - 1}_URL"] = database_url(
+            place, secrets, r.port, r.primary.shards[0])
     return {k: str(v) for k, v in values.items()}
 
 
@@ -55,30 +62,35 @@ def env_file(values):
     return "\n".join(lines + [f"{k}={v}" for k, v in sorted(values.items())]) + "\n"
 
 
-def max_connections(values, shards):
+def max_connections(topology, values, shards):
     """Each pool of processes may hold DB_MAX_CONNECTIONS a shard, but no more than its threads."""
     threads = int(values["API_PROCESSES"]) * int(values["API_THREADS"])
     api = min(int(values["DB_MAX_CONNECTIONS"]), threads + int(values["DB_POOL_SIZE"]))
     others = int(values["WORKER_THREADS"]) + 8
-    return min(shards * (api + others) + PG_CONNECTIONS_EXTRA, PG_CONNECTIONS_MAX)
+    pools = len(topology.instances) * api + len(topology.workers) * others
+    return min(shards * pools + PG_CONNECTIONS_EXTRA, PG_CONNECTIONS_MAX)
 
 
-def postgres_conf(place, database, values):
-    data = place.path("data", database.program)
+def postgres_conf(place, topology, server, values):
+    """Of a primary or a replica. A replica needs as many connections as its primary has."""
+    data = place.path("data", server.program)
     memory = "posix" if place.shared_memory == "/dev/shm" else "mmap"
+    shards = max(len(d.shards) for d in topology.databases)
+    servers = len(topology.databases) + len(topology.replicas)
     return f"""\
-# A small machine: one server for all shards of the stack.
+# A small machine.
 data_directory = '{data}'
 hba_file = '{place.path("conf", "pg_hba.conf")}'
 ident_file = '{data}/pg_ident.conf'
 listen_addresses = '127.0.0.1'
-port = {database.port}
+port = {server.port}
+cluster_name = '{server.program}'
 unix_socket_directories = '{place.sockets}'
 unix_socket_permissions = 0700
-max_connections = {max_connections(values, len(database.shards))}
+max_connections = {max_connections(topology, values, shards)}
 password_encryption = scram-sha-256
 dynamic_shared_memory_type = {memory}
-shared_buffers = 128MB
+shared_buffers = {max(PG_BUFFERS_MB // servers, PG_BUFFERS_LEAST_MB)}MB
 work_mem = 4MB
 maintenance_work_mem = 64MB
 effective_cache_size = 1GB
@@ -87,13 +99,18 @@ jit = off
 # Logical from the start: moving a shard needs it, and changing it later a restart.
 wal_level = logical
 max_wal_size = 1GB
-max_wal_senders = 20
-max_replication_slots = 20
+# For each shard that leaves a way out and a way back, and a few.
+max_wal_senders = {2 * shards + 16}
+max_replication_slots = {2 * shards + 16}
+max_logical_replication_workers = {2 * shards + 4}
+max_worker_processes = {2 * shards + 12}
 max_slot_wal_keep_size = 4GB
 wal_compression = on
 checkpoint_completion_target = 0.9
 idle_in_transaction_session_timeout = 60s
 tcp_keepalives_idle = 30
+# Else a replica that stands still could hold up checkpoints, which wait for its sender to end.
+tcp_user_timeout = 15s
 client_connection_check_interval = 5s
 timezone = 'UTC'
 log_timezone = 'UTC'
@@ -102,6 +119,33 @@ log_min_duration_statement = 1000
 log_lock_waits = on
 log_checkpoints = off
 """
+
+
+def replica_conf(place, topology, replica, values, secrets):
+    """As the primary's, and whom it follows. With a password in it."""
+    return postgres_conf(place, topology, replica, values) + f"""\
+hot_standby = on
+# It tells the primary which rows its queries still need: none of them is cancelled for a vacuum.
+hot_standby_feedback = on
+# By TCP, which both ends may give up: see tcp_user_timeout.
+primary_conninfo = 'host=127.0.0.1 port={replica.primary.port} user={REPLICATION_ROLE} \
+password={secrets["replication"]} application_name={replica.slot}'
+primary_slot_name = '{replica.slot}'
+wal_receiver_status_interval = 1s
+wal_retrieve_retry_interval = 500ms
+"""
+
+
+def replica_file(place, replica, secrets):
+    """What replica.py needs to know, as JSON."""
+    return json.dumps({
+        "data": place.path("data", replica.program), "slot": replica.slot,
+        "argv": programs.postgres_argv(place, replica),
+        "psql": "/usr/bin/psql", "pg_basebackup": f"{programs.POSTGRES_BIN}/pg_basebackup",
+        "conninfo": f"host={place.sockets} port={replica.primary.port} dbname=postgres "
+                    f"user={REPLICATION_ROLE}",
+        "password": secrets["replication"]},
+        indent=1) + "\n"
 
 
 PG_HBA = """\
@@ -133,6 +177,21 @@ maxmemory 512mb
 maxmemory-policy noeviction
 tcp-keepalive 60
 timeout 0
+""" + (_redis_cluster_conf(node, secrets) if node.bus_port else "")
+
+
+def _redis_cluster_conf(node, secrets):
+    return f"""\
+cluster-enabled yes
+cluster-config-file nodes.conf
+cluster-port {node.bus_port}
+# A master that is silent this long is replaced by its replica.
+cluster-node-timeout 2000
+# A dead master without a replica takes only its own slots; replicas stay with their masters.
+cluster-require-full-coverage no
+cluster-allow-replica-migration no
+masterauth {secrets["redis"]}
+repl-diskless-sync-delay 0
 """
 
 

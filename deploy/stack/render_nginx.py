@@ -76,12 +76,15 @@ def problems(repo, conf, policy, is_s3=False):
 
 
 def _upstream(place, topology):
+    """Least connections over the instances. One that does not answer is left alone for a second."""
+    sockets = [f"unix:{place.sockets}/{i.program}.sock" for i in topology.instances]
     lines = ["    upstream api {"]
-    # Each socket twice: nginx tries another "server" where a connection fails, and with one
-    # instance that is the same.
-    for _ in range(2 if len(topology.instances) == 1 else 1):
-        for i in topology.instances:
-            lines.append(f"        server unix:{place.sockets}/{i.program}.sock max_fails=0;")
+    if len(sockets) == 1:
+        # Twice: nginx tries another "server" where a connection fails, and here that is the same.
+        lines += [f"        server {sockets[0]} max_fails=0;"] * 2
+    else:
+        lines += ["        zone api 128k;  # nginx's workers know the same", "        least_conn;"]
+        lines += [f"        server {s} max_fails=2 fail_timeout=1s;" for s in sockets]
     # nginx closes a kept connection, never the API: no request is lost on one that is being
     # closed, connections spread over new processes, and a stopping process gets free.
     lines += [f"        keepalive {KEPT_PER_WORKER};", "        keepalive_timeout 2s;",
@@ -164,11 +167,13 @@ def render(repo, place, topology, values, table):
         "EDGE_RATE": rate, "EDGE_BURST": burst, "EDGE_CONNECTIONS": connections,
     }
     timeout_s = int(values["REQUEST_TIMEOUT_MS"]) // 1000 + 5
-    snippet = {"READ_TIMEOUT": f"{timeout_s}s",
+    snippet = {"READ_TIMEOUT": f"{timeout_s}s", "TRIES": max(2, len(topology.instances)),
                "KEEP": "fastcgi_keep_conn on;"}
     files = {}
     for source, name, names in (("nginx.conf", "nginx.conf", cells),
-                                ("snippets/api.conf", "api.conf", snippet),
+                                ("snippets/api.conf", "api.conf",
+                                 snippet | {"NEXT": "error timeout"}),
+                                ("snippets/api.conf", "api_once.conf", snippet | {"NEXT": "off"}),
                                 ("snippets/security_headers.conf", "security_headers.conf", {})):
         with open(f"{repo}/proxy/{source}", encoding="utf-8") as f:
             files[name] = fill(f.read(), names, source)

@@ -11,13 +11,16 @@ import secrets
 import shlex
 
 from .say import Refusal
+from .topology import SERVERS_MAX
 
 # Only the make command line sets these: a developer's shell often has them for other ends.
 NOT_FROM_ENVIRONMENT = {
     "AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "DATABASE_URL", "REDIS_URL",
     "S3_ENDPOINT", "S3_BUCKET", "PUBLIC_URL", "INSTANCE_ID", "LOG_LEVEL",
 }
-OWN = {"STACK": "default", "PORT_BASE": "8080", "TIER": "development", "PHASE": "0"}
+# DB_SERVERS: PostgreSQL servers that the shards are spread over; "" is what the phase says.
+OWN = {"STACK": "default", "PORT_BASE": "8080", "TIER": "development", "PHASE": "0",
+       "DB_SERVERS": ""}
 
 
 class Variable:
@@ -104,14 +107,18 @@ def given(words, environ, table):
 
 
 class Settings:
-    """What a stack remembers: name, PORT_BASE, TIER, PHASE, overrides, its data's shards."""
+    """What a stack remembers: name, PORT_BASE, TIER, PHASE, DB_SERVERS, overrides, and what its
+    data are laid out for.
+    """
 
     def __init__(self, name):
         self.name = name
         self.port_base, self.tier, self.phase = int(OWN["PORT_BASE"]), OWN["TIER"], 0
+        self.db_servers = None
         self.overrides = {}
         self.data_shards = None
         self.data_phase = None
+        self.data_servers = None
 
     @staticmethod
     def load(name, path):
@@ -123,7 +130,7 @@ class Settings:
             return s
         except ValueError:
             raise Refusal(f"{path} is damaged; delete it and give the variables again.") from None
-        for key in ("port_base", "tier", "phase", "overrides", "data_shards", "data_phase"):
+        for key in set(vars(s)) - {"name"}:
             setattr(s, key, kept.get(key, getattr(s, key)))
         return s
 
@@ -142,6 +149,11 @@ class Settings:
             if not re.fullmatch(r"[0-3]", found["PHASE"]):
                 raise Refusal(f'PHASE is "{found["PHASE"]}": allowed is 0, 1, 2 or 3.')
             self.phase = int(found["PHASE"])
+        if "DB_SERVERS" in found:
+            if not re.fullmatch(rf"[1-{SERVERS_MAX}]?", found["DB_SERVERS"]):
+                raise Refusal(f'DB_SERVERS is "{found["DB_SERVERS"]}": allowed is a whole number '
+                              f"from 1 to {SERVERS_MAX}, or nothing: then the phase decides.")
+            self.db_servers = int(found["DB_SERVERS"]) if found["DB_SERVERS"] else None
         if "TIER" in found:
             self.tier = found["TIER"]
         if not re.fullmatch(r"[a-z]+", self.tier) \
@@ -157,15 +169,15 @@ class Settings:
             else:
                 self.overrides[name] = value
 
-    def merged(self, repo, table):
-        """Tier values under the overrides, with defaults for what nobody names."""
-        values = read_env_file(f"{repo}/config/{self.tier}.env")
+    def merged(self, repo, table, of_phase):
+        """Tier values under the phase's under the overrides."""
+        values = {**read_env_file(f"{repo}/config/{self.tier}.env"), **of_phase}
         for name, value in values.items():
             check(table, name, value)
         values.update(self.overrides)
         return values
 
-    def guard_data(self, shard_count):
+    def guard_data(self, shard_count, servers):
         """Refuse what existing data cannot follow."""
         if self.data_phase is not None and self.data_phase != self.phase:
             raise Refusal(
@@ -177,6 +189,11 @@ class Settings:
                 f"The data of stack {self.name} lies on SHARD_COUNT={self.data_shards}: shards are "
                 f"doubled with `maxboosterctl shards split`, not by the variable; to start empty "
                 f"with {shard_count}, drop the data first (make clean-data STACK={self.name}).")
+        if self.data_servers not in (None, servers):
+            raise Refusal(
+                f"The data of stack {self.name} lie on DB_SERVERS={self.data_servers}: a shard goes "
+                "to another server by `maxboosterctl shards move`, not by the variable; to start "
+                f"empty with {servers}, drop the data first (make clean-data STACK={self.name}).")
 
 
 def number(values, table, name):
@@ -192,6 +209,7 @@ def make_secrets(kept):
     """Fill in what is missing; made once, then kept with the data."""
     for name, make in (("postgres_admin", lambda: secrets.token_hex(16)),
                        ("postgres", lambda: secrets.token_hex(16)),
+                       ("replication", lambda: secrets.token_hex(16)),
                        ("redis", lambda: secrets.token_hex(24)),
                        ("s3_key", lambda: "MB" + secrets.token_hex(9).upper()),
                        ("s3_secret", lambda: secrets.token_hex(20))):

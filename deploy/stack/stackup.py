@@ -1,5 +1,6 @@
 """`up`: from nothing, from half of something, or from a running stack, to a stack that is ready."""
 
+import concurrent.futures
 import errno
 import fcntl
 import http.client
@@ -9,13 +10,15 @@ import shutil
 import subprocess
 import time
 
-from . import database, migrations, objects, ports, procs, programs, render, render_nginx, settings, topology
-from .programs import STORES
+from . import database, migrations, objects, ports, procs, programs, redis_cluster, render, \
+    render_nginx, settings, topology
+from .programs import REPLICAS, STORES
 from .say import Refusal
 from .supervisor import Supervisor
 
 DISK_NEEDED = 1024 * 1024 * 1024
 READY_WITHIN_S = 60
+AT_ONCE = 2  # servers that are made or filled at the same time
 VERSITYGW = "~/.cache/maxbooster/versitygw-v1.8.0/versitygw"
 BUILT = ("maxbooster-api", "maxbooster-worker", "maxbooster-scheduler", "maxbooster-media",
          "maxboosterctl")
@@ -32,9 +35,9 @@ class Stack:
 
     def __init__(self, place, kept, table):
         self.place, self.settings, self.table = place, kept, table
-        values = kept.merged(place.repo, table)
+        values = kept.merged(place.repo, table, topology.values_of(kept.phase))
         shards = settings.number(values, table, "SHARD_COUNT")
-        self.topology = topology.build(kept.phase, kept.port_base, shards)
+        self.topology = topology.build(kept.phase, kept.port_base, shards, kept.db_servers)
         self.given = values
         self.secrets = _read_secrets(place)
         self.values = None
@@ -50,10 +53,13 @@ class Stack:
         return programs.all_of(self.place, self.topology, self.values, self.secrets, have)
 
     def folders(self):
-        return {p.cwd: p.name for p in self.programs() if p.has_own_folder}
+        return {p.folder: p.name for p in self.programs() if p.folder}
 
     def processes(self):
         return procs.of_stack(self.place.root, self.folders())
+
+    def redis_cluster(self):
+        return redis_cluster.Cluster(self.topology.redis, self.secrets["redis"])
 
     def migrations(self, say):
         places = migrations.places_of_stack(self.place, self.topology, self.secrets)
@@ -114,7 +120,7 @@ def end_leftovers(stack):
         return 0
     watchers = {p.pid for p in found if p.program == "supervisor"}
     procs.end(lambda: [p for p in find() if p.pid in watchers], [("SIGKILL", 1)])
-    databases = {d.program for d in stack.topology.databases}
+    databases = {d.program for d in stack.topology.databases + stack.topology.replicas}
     procs.end(lambda: [p for p in find() if p.program not in databases],
               [("SIGTERM", 10), ("SIGKILL", 3)])
     left = procs.end(find, [("SIGINT", 20), ("SIGQUIT", 3), ("SIGKILL", 3)])
@@ -127,7 +133,7 @@ def install(stack, bin_folder):
     """Copy programs and helpers into the stack. Returns the names that differ."""
     place, changed = stack.place, []
     here = os.path.dirname(os.path.abspath(__file__))
-    for name in ("launch.py", "procs.py", "supervise.py"):
+    for name in ("launch.py", "procs.py", "replica.py", "supervise.py"):
         place.copy(f"{here}/{name}", f"lib/{name}")
     versitygw = os.path.expanduser(os.environ.get("MB_VERSITYGW", VERSITYGW))
     if not os.path.exists(versitygw):
@@ -154,7 +160,11 @@ def write_files(stack):
         changed.append("stack.env")
     write("pg_hba.conf", render.PG_HBA)
     for d in topo.databases:
-        write(f"{d.program}.conf", render.postgres_conf(place, d, stack.values))
+        write(f"{d.program}.conf", render.postgres_conf(place, topo, d, stack.values))
+    for r in topo.replicas:
+        write(f"{r.program}.conf",
+              render.replica_conf(place, topo, r, stack.values, stack.secrets), secret=True)
+        write(f"{r.program}.json", render.replica_file(place, r, stack.secrets), secret=True)
     for r in topo.redis:
         write(f"{r.program}.conf", render.redis_conf(place, r, stack.secrets), secret=True)
         place.make_folder(place.path("data", r.program))
@@ -185,18 +195,36 @@ def await_stores(stack):
     objects.await_ready(stack.topology.s3_port)
 
 
+def await_replicas(stack, progress):
+    """Each has its copy and follows; a first copy takes a moment."""
+    with progress.step("Replicas") as step:
+        deadline = time.monotonic() + READY_WITHIN_S
+        for r in stack.topology.replicas:
+            while not database.follows(stack.place, r, stack.secrets)[0]:
+                if time.monotonic() > deadline:
+                    raise Refusal(f"{r.program} does not follow {r.primary.program}; see "
+                                  f"log/{r.program}.log of the stack.")
+                time.sleep(0.1)
+        step.note(f"{len(stack.topology.replicas)} follow")
+
+
 def prepare_data(stack, progress):
-    """Databases, migrations, bucket."""
+    """Redis Cluster, databases, migrations, bucket."""
     words = []
     changes = stack.migrations(words.append)
-    shards = stack.topology.shards()
+    topo, shards = stack.topology, stack.topology.shards()
 
+    if topo.is_redis_cluster:
+        with progress.step("Redis Cluster") as step:
+            new = stack.redis_cluster().form()
+            step.note(f"{len(topo.redis)} nodes, " + ("formed" if new else "whole"))
     with progress.step("Databases and migrations") as step:
         def migrate(d, name):
             changes.deploy_on(migrations.dsn_of_stack(stack.place, d, stack.secrets, name))
         new = sum(database.make_databases(stack.place, d, stack.secrets, migrate)
-                  for d in stack.topology.databases)
+                  for d in topo.databases)
         stack.settings.data_shards, stack.settings.data_phase = len(shards), stack.settings.phase
+        stack.settings.data_servers = len(topo.databases)
         save(stack)
         late = changes.is_behind()
         if late and not changes.deploy():
@@ -271,7 +299,7 @@ def stores_differ(stack):
     except FileNotFoundError:
         return True
     return any(render.digest_line(stack.place, p) not in running
-               for p in stack.programs() if p.stage == STORES)
+               for p in stack.programs() if p.stage in (STORES, REPLICAS))
 
 
 def check_nginx(stack):
@@ -300,7 +328,7 @@ def up(stack, progress, bin_folder):
 def _up(stack, progress, bin_folder):
     place = stack.place
     check_room(place)
-    stack.settings.guard_data(len(stack.topology.shards()))
+    stack.settings.guard_data(len(stack.topology.shards()), len(stack.topology.databases))
     if stack.secrets is None:
         stack.secrets = settings.make_secrets({})
         stack.work_out()
@@ -321,11 +349,13 @@ def _up(stack, progress, bin_folder):
             step.note(f"{ended} processes ended" if ended else "free")
         is_running = False
     save(stack)
-    for d in stack.topology.databases:
-        if not os.path.exists(place.path("data", d.program)):
-            with progress.step(f"PostgreSQL cluster {d.number}") as step:
-                database.init_cluster(place, d, stack.secrets)
-                step.note("made")
+    missing = [d for d in stack.topology.databases
+               if not os.path.exists(place.path("data", d.program))]
+    if missing:
+        with progress.step("PostgreSQL servers") as step:
+            with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
+                list(pool.map(lambda d: database.init_cluster(place, d, stack.secrets), missing))
+            step.note(f"{len(missing)} made")
     rotate_logs(place)
     _start(stack, supervisor, is_running, changed, progress)
     await_ready(stack, progress)
@@ -344,6 +374,10 @@ def _start(stack, supervisor, is_running, changed, progress):
         supervisor.start_stopped()
         await_stores(stack)
     prepare_data(stack, progress)
+    if stack.topology.replicas and not is_running:
+        supervise(stack, {STORES, REPLICAS})
+        supervisor.update()
+        await_replicas(stack, progress)
     supervise(stack, {p.stage for p in stack.programs()})
     with progress.step("API, worker, scheduler, proxy") as step:
         removed, differs, added = supervisor.update()
@@ -360,7 +394,7 @@ def _start(stack, supervisor, is_running, changed, progress):
 
 
 def _is_of_nginx(changed):
-    return bool({"nginx.conf", "api.conf", "problems.conf", "problems_s3.conf",
+    return bool({"nginx.conf", "api.conf", "api_once.conf", "problems.conf", "problems_s3.conf",
                  "security_headers.conf"} & set(changed))
 
 

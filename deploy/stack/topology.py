@@ -1,16 +1,21 @@
-"""What a phase consists of: instances, databases, shards, Redis nodes, workers, and their ports.
+"""What a phase consists of: instances, PostgreSQL servers and their shards, replicas, Redis nodes,
+workers, and their ports.
 
 The one declarative description; everything that renders or starts something walks these lists. A
 further phase is a further row of PHASES.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .say import Refusal
 
-# Offsets to PORT_BASE. 0-2 and 21… are promised to the outside; the others are ours.
+# Offsets to PORT_BASE. 0-2 and 21… are promised to the outside; the others are ours. The first
+# PostgreSQL server and the first Redis have ports of their own, the nth others port + n.
 PROXY, S3_PUBLIC, METRICS, S3_INNER, SMTP = 0, 1, 2, 5, 30
 INSTANCE_METRICS, DATABASE, REDIS = 20, 3, 4
+FURTHER_DATABASE, REPLICA, FURTHER_REDIS, REDIS_BUS = 40, 50, 66, 80
+SERVERS_MAX = 8  # PostgreSQL servers: FURTHER_DATABASE + 8 is the last port below REPLICA's
+REDIS_SLOTS = 16384
 
 
 def program_name(kind, number):
@@ -42,13 +47,40 @@ class Database:
 
 
 @dataclass(frozen=True)
-class RedisNode:
+class Replica:
+    """A PostgreSQL server that follows a primary over a replication slot of its own."""
     number: int
     port: int
+    primary: Database
+
+    @property
+    def program(self):
+        return program_name("replica", self.number)
+
+    @property
+    def slot(self):
+        return f"replica_{self.number}"
+
+
+@dataclass(frozen=True)
+class RedisNode:
+    """One Redis. In a cluster also: bus port, its slots, or number of the node that it copies."""
+    number: int
+    port: int
+    bus_port: int = None
+    slots: range = None
+    master: int = None
 
     @property
     def program(self):
         return program_name("redis", self.number)
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A process that runs jobs; queues None: those of WORKER_QUEUES."""
+    program: str
+    queues: str = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +89,7 @@ class Topology:
     base: int
     instances: tuple
     databases: tuple
+    replicas: tuple
     redis: tuple
     workers: tuple
     schedulers: tuple
@@ -77,13 +110,18 @@ class Topology:
     def s3_port(self):
         return self.base + S3_INNER
 
+    @property
+    def is_redis_cluster(self):
+        return len(self.redis) > 1
+
     def listening(self):
         """(port, program) of everything that listens."""
         ports = [(self.proxy_port, "nginx"), (self.s3_public_port, "nginx"),
                  (self.metrics_port, "nginx"), (self.s3_port, "s3")]
         ports += [(i.metrics_port, "nginx") for i in self.instances]
-        ports += [(d.port, d.program) for d in self.databases]
+        ports += [(d.port, d.program) for d in self.databases + self.replicas]
         ports += [(r.port, r.program) for r in self.redis]
+        ports += [(r.bus_port, r.program) for r in self.redis if r.bus_port]
         return ports
 
     def database_of(self, shard):
@@ -95,32 +133,90 @@ class Topology:
 
 @dataclass(frozen=True)
 class Phase:
-    """How many of each there are."""
+    """How many of each there are, and the settings that the phase stands for."""
     instances: int = 1
-    databases: int = 1
-    redis: int = 1
-    workers: int = 1
+    databases: int = 1             # PostgreSQL servers, where DB_SERVERS does not say
+    replicas: int = 0              # of each of them
+    redis_masters: int = 1         # more than one: a Redis Cluster
+    redis_replicas: int = 0        # of each of them
+    workers: tuple = ((None, 1),)  # (queues, processes)
     schedulers: int = 1
+    values: dict = field(default_factory=dict)
 
 
-PHASES = {0: Phase()}
+PHASES = {
+    0: Phase(),
+    1: Phase(instances=3, replicas=2, redis_masters=3, redis_replicas=1,
+             workers=(("audio", 1), ("email", 1)), schedulers=2),
+    3: Phase(instances=6, databases=4, redis_masters=6,
+             workers=(("audio", 2), ("email", 1)), schedulers=2,
+             # Six instances on one small machine: fewer threads and idle connections for each.
+             values={"SHARD_COUNT": "16", "API_THREADS": "8", "DB_MAX_CONNECTIONS": "10"}),
+}
 
 
 def shard_name(shard):
     return f"maxbooster_{shard:02d}"
 
 
-def build(phase, base, shard_count):
-    if phase not in PHASES:
-        known = ", ".join(str(p) for p in sorted(PHASES))
-        raise Refusal(f"PHASE={phase} cannot be built here; this version knows PHASE={known}.")
-    row = PHASES[phase]
-    shards = [tuple(s for s in range(shard_count) if s % row.databases == d)
-              for d in range(row.databases)]
+def values_of(phase):
+    """Settings of a phase: they win over the tier's; what was given wins over them."""
+    row = _row(phase)
+    nodes = row.redis_masters * (1 + row.redis_replicas) if row.redis_masters > 1 else 0
+    return {**row.values, "REDIS_CLUSTER_NODES": str(nodes)}
+
+
+def build(phase, base, shard_count, servers=None):
+    """The topology; servers is DB_SERVERS, None where the phase decides."""
+    row = _row(phase)
+    if servers is not None and servers > shard_count:
+        raise Refusal(f"DB_SERVERS={servers} is more than SHARD_COUNT={shard_count}: each server "
+                      "holds a shard at least.")
+    databases = _databases(base, servers or min(row.databases, shard_count), shard_count)
+    followed = [d for d in databases for _ in range(row.replicas)]
     return Topology(
         phase, base,
         tuple(Instance(i, base + INSTANCE_METRICS + i) for i in range(1, row.instances + 1)),
-        tuple(Database(d + 1, base + DATABASE + d, shards[d]) for d in range(row.databases)),
-        tuple(RedisNode(r + 1, base + REDIS + r) for r in range(row.redis)),
-        tuple(program_name("worker", w) for w in range(1, row.workers + 1)),
+        databases,
+        tuple(Replica(n, base + REPLICA + n, d) for n, d in enumerate(followed, 1)),
+        _redis(base, row.redis_masters, row.redis_replicas),
+        _workers(row.workers),
         tuple(program_name("scheduler", s) for s in range(1, row.schedulers + 1)))
+
+
+def _row(phase):
+    if phase not in PHASES:
+        known = ", ".join(str(p) for p in sorted(PHASES))
+        raise Refusal(f"PHASE={phase} cannot be built here; this version knows PHASE={known}.")
+    return PHASES[phase]
+
+
+def _databases(base, servers, shard_count):
+    """Shard s stands on server s mod servers."""
+    return tuple(
+        Database(d + 1, base + (DATABASE if d == 0 else FURTHER_DATABASE + d + 1),
+                 tuple(s for s in range(shard_count) if s % servers == d))
+        for d in range(servers))
+
+
+def _redis(base, masters, replicas):
+    """Masters first; their replicas, in the same order, behind them."""
+    if masters == 1:
+        return (RedisNode(1, base + REDIS),)
+    nodes = []
+    for n in range(1, masters * (1 + replicas) + 1):
+        ports = base + (REDIS if n == 1 else FURTHER_REDIS + n), base + REDIS_BUS + n
+        if n <= masters:
+            slots = range((n - 1) * REDIS_SLOTS // masters, n * REDIS_SLOTS // masters)
+            nodes.append(RedisNode(n, *ports, slots=slots))
+        else:
+            nodes.append(RedisNode(n, *ports, master=(n - 1) % masters + 1))
+    return tuple(nodes)
+
+
+def _workers(rows):
+    found = []
+    for queues, count in rows:
+        kind = "worker" if queues is None else "worker-" + queues.replace(",", "-")
+        found += [Worker(program_name(kind, n), queues) for n in range(1, count + 1)]
+    return tuple(found)

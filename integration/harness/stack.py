@@ -1,4 +1,5 @@
 """A running stack: address, configuration, processes, and the faults a test can cause in it."""
+import collections
 import concurrent.futures
 import contextlib
 import fcntl
@@ -99,9 +100,41 @@ class Stack:
                 cursor.execute(statement, arguments)
                 return cursor.fetchall() if cursor.description else []
 
+    def server_sql(self, program, statement, *arguments):
+        """Run a statement on a PostgreSQL server, primary or replica, as its superuser."""
+        conf = (self.folder / f"conf/{program}.conf").read_text()
+        secrets = json.loads((self.folder / "conf/secrets.json").read_text())
+        connection = psycopg2.connect(
+            host=os.path.dirname(self.fastcgi_socket()), user="postgres", dbname="postgres",
+            port=re.search(r"^port = (\d+)$", conf, re.M).group(1), connect_timeout=5,
+            password=secrets["postgres_admin"], options="-c statement_timeout=20s")
+        with contextlib.closing(connection):
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute(statement, arguments)
+                return cursor.fetchall() if cursor.description else []
+
     def redis(self):
-        """A connection to Redis."""
-        return redis.Redis.from_url(self.env["REDIS_URL"].split(",")[0], socket_timeout=5)
+        """A client of Redis, or of the whole cluster."""
+        url = self.env["REDIS_URL"].split(",")[0]
+        kind = redis.RedisCluster if self.is_redis_cluster else redis.Redis
+        return kind.from_url(url, socket_timeout=5)
+
+    def redis_nodes(self):
+        """A client for each Redis by itself: {program: client}."""
+        urls = self.env["REDIS_URL"].split(",")
+        return {name: redis.Redis.from_url(url, socket_timeout=5)
+                for name, url in zip(self.programs_of("redis"), urls, strict=True)}
+
+    @property
+    def is_redis_cluster(self):
+        """Is Redis a cluster here?"""
+        return self.env.get("REDIS_CLUSTER_NODES", "0") != "0"
+
+    @property
+    def phase(self):
+        """The phase whose topology this is."""
+        return int(self.env["PHASE"])
 
     def ctl(self, *words, text=None):
         """Run maxboosterctl of the stack; the finished process."""
@@ -110,14 +143,14 @@ class Stack:
                               capture_output=True, text=True, timeout=30, check=False)
 
     def metrics(self):
-        """{name with labels: value} of the instance."""
-        base, _, _ = self.metrics_url.partition("/metrics")
-        text = Client(base).get("/metrics", expect=200).text
-        found = {}
-        for line in text.splitlines():
-            if line and not line.startswith("#"):
-                name, _, value = line.rpartition(" ")
-                found[name] = float(value)
+        """{name with labels: value}, summed over the instances."""
+        found = collections.Counter()
+        for n, _ in enumerate(self.programs_of("api"), 1):
+            text = Client(f"http://127.0.0.1:{self.port + 20 + n}").get("/metrics", expect=200).text
+            for line in text.splitlines():
+                if line and not line.startswith("#"):
+                    name, _, value = line.rpartition(" ")
+                    found[name] += float(value)
         return found
 
     def log_files(self):
@@ -143,16 +176,21 @@ class Stack:
         """The programs as the stack starts them: {name: {argv, cwd, …}}."""
         return json.loads((self.folder / "conf/programs.json").read_text())["programs"]
 
+    def programs_of(self, kind):
+        """Names of the programs of a kind: api, worker, scheduler, redis, postgres (the primaries),
+        replica, s3, nginx."""
+        return [n for n in self.programs() if re.fullmatch(rf"{kind}(-[a-z]+)*(-\d+)?", n)]
+
     def fastcgi_socket(self):
-        """Path of the unix socket that the API listens on."""
+        """Path of the unix socket that the first instance listens on."""
         words = self.programs()["api"]["argv"]
         return words[words.index("-s") + 1]
 
     # Processes
 
     def processes(self, program):
-        """The living processes of a program: api, worker, scheduler, redis, postgres, s3, nginx."""
-        folders = {p["cwd"]: n for n, p in self.programs().items() if p["has_own_folder"]}
+        """The living processes of a program, by its name in conf/programs.json."""
+        folders = {p["folder"]: n for n, p in self.programs().items() if p["folder"]}
         every = {p.pid: p for p in procs.of_stack(str(self.folder), folders)}
         mine = {pid for pid, p in every.items() if p.program == program}
         # postgres and nginx children hide their environment; they belong to who started them.
@@ -172,8 +210,8 @@ class Stack:
         return tops[0]
 
     def api_workers(self):
-        """The API processes themselves, without what starts them."""
-        return [p for p in self.processes("api")
+        """The API processes of all instances themselves, without what starts them."""
+        return [p for name in self.programs_of("api") for p in self.processes(name)
                 if os.path.basename(p.text.split(" ")[0]) == "maxbooster-api"]
 
     def kill(self, pid, signal_number=signal.SIGKILL):
@@ -186,29 +224,44 @@ class Stack:
         self.kill(pid)
         return pid
 
+    def kill_whole(self, program):
+        """kill -9 of all processes of a program at once."""
+        for process in self.processes(program):
+            with contextlib.suppress(ProcessLookupError):
+                self.kill(process.pid)
+
     def kill_api_process(self):
         """kill -9 of one API process; its pid."""
         pid = self.api_workers()[0].pid
         self.kill(pid)
         return pid
 
-    def kill_worker(self):
-        """kill -9 of the job worker."""
-        return self.kill_main("worker")
+    def kill_workers(self):
+        """kill -9 of every job worker."""
+        return [self.kill_main(name) for name in self.programs_of("worker")][-1]
 
-    def kill_scheduler(self):
-        """kill -9 of the scheduler."""
-        return self.kill_main("scheduler")
+    def kill_schedulers(self):
+        """kill -9 of every scheduler."""
+        return [self.kill_main(name) for name in self.programs_of("scheduler")][-1]
+
+    def _all_of(self, what):
+        """Programs that make up a dependency: all of a kind, with PostgreSQL its replicas; or one
+        program by its own name."""
+        if what not in ("postgres", "redis", "api", "worker", "scheduler"):
+            return [what]
+        return self.programs_of(what) + (self.programs_of("replica") if what == "postgres" else [])
 
     @contextlib.contextmanager
-    def frozen(self, program):
-        """All processes of a program stand still (SIGSTOP) while the block runs."""
+    def frozen(self, what, alone=False):
+        """All processes of a dependency, or alone of a program of that name, stand still (SIGSTOP)
+        while the block runs."""
         stopped = []
+        names = [what] if alone else self._all_of(what)
         try:
-            for process in self.processes(program):
+            for process in [p for name in names for p in self.processes(name)]:
                 os.kill(process.pid, signal.SIGSTOP)
                 stopped.append(process.pid)
-            assert stopped, f"{program}: no process found"
+            assert stopped, f"{what}: no process found"
             yield
         finally:
             for pid in stopped:
@@ -216,14 +269,22 @@ class Stack:
                     os.kill(pid, signal.SIGCONT)
 
     @contextlib.contextmanager
-    def stopped(self, program):
-        """A program is stopped, and not started again, while the block runs."""
-        supervisor = self._supervisor()
-        supervisor.stopProcess(program)
+    def stopped(self, what):
+        """A dependency or program is stopped, and not started again, while the block runs."""
+        supervisor, names = self._supervisor(), self._all_of(what)
+        for name in names:
+            supervisor.stopProcess(name)
         try:
             yield
         finally:
-            supervisor.startProcess(program)
+            for name in names:
+                supervisor.startProcess(name)
+
+    def make(self, command, *words):
+        """make COMMAND of this stack; what it said."""
+        done = _stack_tool(self.folder, command, [f"STACK={self.folder.name}", *words])
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
 
     def _supervisor(self):
         """supervisord's own interface."""
@@ -261,7 +322,7 @@ def wait_steady(client, path="/api/auth/me", seconds=60):
 
 @contextlib.contextmanager
 def free_port_base():
-    """A PORT_BASE whose first forty ports are free, below those that the kernel gives out; locked
+    """A PORT_BASE whose hundred ports are free, below those that the kernel gives out; locked
     as deploy/run-integration-tests does it, so that nobody else chooses it meanwhile."""
     for base in random.sample(range(20000, 32600, 100), 126):
         lock = pathlib.Path(tempfile.gettempdir(), f"maxbooster-ports-{base}.lock")
@@ -270,7 +331,7 @@ def free_port_base():
                 file = held.enter_context(open(lock, "w", encoding="ascii"))
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 with contextlib.ExitStack() as sockets:
-                    for port in range(base, base + 40):
+                    for port in range(base, base + 100):
                         sockets.enter_context(socket.socket()).bind(("127.0.0.1", port))
             except OSError:
                 continue
@@ -289,27 +350,32 @@ def drop_private_stacks(like):
 
 @contextlib.contextmanager
 def private_stack(like, mark, **variables):
-    """A stack of its own, of the same programs as another one, gone with its data at the end."""
+    """A stack of its own, of the same programs and topology as another one, gone with its data at
+    the end."""
+    servers = min(len(like.programs_of("postgres")), int(variables.get("SHARD_COUNT", 1)))
+    variables = {"PHASE": like.phase, "DB_SERVERS": servers, **variables}
     with free_port_base() as base:
         yield from _run_stack(like, f"{like.folder.name}-private-{mark}", base, variables)
 
 
-def _run_stack(like, name, base, variables):
-    tool = [str(ROOT / "deploy/stack.py")]
-    unwanted = ("STACK", "PORT_BASE", "TIER", "PHASE", "MAKEFLAGS", "MFLAGS", "MAKELEVEL")
+def _stack_tool(programs, command, words):
+    """deploy/stack.py, free of what make or a shell has set; programs: folder whose bin to run."""
+    unwanted = ("STACK", "PORT_BASE", "TIER", "PHASE", "DB_SERVERS", "MAKEFLAGS", "MFLAGS",
+                "MAKELEVEL")
     env = {k: v for k, v in os.environ.items() if k not in unwanted}
-    env["MB_BIN"] = str(like.folder / "bin")
+    env["MB_BIN"] = str(programs / "bin")
+    return subprocess.run([str(ROOT / "deploy/stack.py"), command, *words], env=env,
+                          capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=240,
+                          check=False)
+
+
+def _run_stack(like, name, base, variables):
     words = [f"STACK={name}", f"PORT_BASE={base}"] + [f"{k}={v}" for k, v in variables.items()]
-
-    def run(command, words):
-        return subprocess.run([*tool, command, *words], env=env, capture_output=True, text=True,
-                              stdin=subprocess.DEVNULL, timeout=240, check=False)
-
     try:
-        up = run("up", words)
+        up = _stack_tool(like.folder, "up", words)
         assert up.returncode == 0, up.stdout + up.stderr
         stack = Stack(f"http://127.0.0.1:{base}", ROOT / ".data" / name)
         stack.wait_ready()
         yield stack
     finally:
-        run("clean-data", words[:1])
+        _stack_tool(like.folder, "clean-data", words[:1])
