@@ -49,3 +49,9 @@ $(B)/gen/jobs.c: workers/jobs.gperf
 $(B)/loadtest/%: $(B)/obj/loadtest/%.o $(B)/lib.a
 	$(call say,LINK,$@)
 	$(Q)mkdir -p $(@D) && $(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS_LIB)
+
+# The checker's worker (loadtest/queue_check_job.c): ours but for the code of the job types.
+$(B)/loadtest/queue_check_worker: $(B)/obj/loadtest/queue_check_job.o \
+		$(call obj,$(filter-out workers/job_%,$(WORKER_SRC))) $(B)/lib.a
+	$(call say,LINK,$@)
+	$(Q)mkdir -p $(@D) && $(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS_LIB)

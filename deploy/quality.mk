@@ -78,3 +78,9 @@ analyze: $(GEN_HEADERS) ## clang-tidy, cppcheck and gcc -fanalyzer
 		--suppressions-list=.cppcheck -I. -I$(B)/gen -j $(ANALYZE_JOBS) $(ANALYZED)
 	$(call say,GCC,-fanalyzer: what it tells is to be read; it fails nothing)
 	$(call each_analyzed,1,'$(CC) $(ANALYZE_FLAGS) -O1 -fanalyzer -c -o /dev/null "$$@"')
+
+SEEDS ?= 20
+FIRST_SEED ?= 1
+.PHONY: check-queue
+check-queue: build ## the queue's checker over SEEDS (20) storms, on one Redis and on a cluster
+	@$(PYTHON) integration/check_queue.py --first $(FIRST_SEED) --seeds $(SEEDS)

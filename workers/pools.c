@@ -45,6 +45,20 @@ static bool read_pool(struct pool *pool, const char *name, const char *threads)
     return true;
 }
 
+/* A pool without code for any of its types has nothing to do. */
+static bool is_served(const struct pool *pool)
+{
+    enum job_kind kind;
+
+    if (strcmp(pool->queue, "email") == 0 && *config()->smtp_url == '\0') {
+        log_event(LOG_WARN, "worker.queue", "SMTP_URL is empty: e-mail jobs wait");
+        return false;
+    }
+    for (kind = 0; kind < JOB__COUNT && !pool->kinds[kind]; kind++) {
+    }
+    return kind < JOB__COUNT;
+}
+
 bool pools_read(const char *list, struct pool *pools, size_t *n_out)
 {
     char text[512], *rest = text, *word;
@@ -67,11 +81,7 @@ bool pools_read(const char *list, struct pool *pools, size_t *n_out)
         if (!read_pool(&pools[*n_out], name, word)) {
             return false;
         }
-        if (strcmp(pools[*n_out].queue, "email") == 0 && *config()->smtp_url == '\0') {
-            log_event(LOG_WARN, "worker.queue", "SMTP_URL is empty: e-mail jobs wait");
-        } else {
-            ++*n_out;
-        }
+        *n_out += is_served(&pools[*n_out]);
     }
     return true;
 }

@@ -37,8 +37,8 @@ struct pool {
 enum { POOLS_MAX = 16, POOL_THREADS_MAX = 256 };
 
 /* Read a list like "audio,email=4,audio-mix=1" into up to POOLS_MAX pools. False: it names what
- * there is not; a sentence on standard error says so. A pool for mail is left out while SMTP_URL is
- * empty. */
+ * there is not; a sentence on standard error says so. Pools without code are left out, and
+ * one for mail while SMTP_URL is empty. */
 bool pools_read(const char *list, struct pool *pools, size_t *n_out);
 
 /* Start the roll for n threads. */

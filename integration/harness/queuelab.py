@@ -293,10 +293,11 @@ class Process:
 class Driver:
     """loadtest/queue_driver."""
 
-    def __init__(self, program, redis_url, **settings):
+    def __init__(self, program, redis_url=None, env=None, **settings):
+        urls = {"REDIS_URL": redis_url} if redis_url else {}
         self._process = subprocess.Popen(
             [program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
-            env={"REDIS_URL": redis_url, **{k: str(v) for k, v in settings.items()}})
+            env={**(env or {}), **urls, **{k: str(v) for k, v in settings.items()}})
 
     def __call__(self, *words):
         self._process.stdin.write(" ".join(str(word) for word in words) + "\n")
