@@ -193,6 +193,7 @@ static void run(void)
         if (lead_keep(arena)) {
             queues_tend(arena);
             putback_round(arena);
+            cron_round(arena);
             outbox_round(arena);
             sweep_round(arena);
         }

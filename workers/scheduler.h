@@ -41,6 +41,9 @@ void putback_round(struct arena *arena);
 /* Relay domain events to the bus: all that wait, shard by shard, a bounded number of each. */
 void outbox_round(struct arena *arena);
 
+/* Make the jobs of the schedules whose time has come. */
+void cron_round(struct arena *arena);
+
 /* All sweeps, once SWEEP_INTERVAL_S has passed since the last. */
 void sweep_round(struct arena *arena);
 
