@@ -4,6 +4,7 @@ Needs no stack, as test_queue.py."""
 import json
 import threading
 import time
+import urllib.request
 
 import pytest
 
@@ -277,3 +278,40 @@ def test_partitions_share_the_work_and_lose_none(lab):
         assert lab.ends(job).attempts == 1
     wait_until(lambda: driver("stats", "email")["known"] == 0, 10, "all is forgotten")
     driver.close()
+
+def metrics_of(port):
+    """{sample: value} at a door."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as reply:
+        text = reply.read().decode()
+    return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2])
+            for line in text.splitlines() if not line.startswith("#")}
+
+
+def test_workers_and_schedulers_tell_their_figures(lab):
+    ports = [queuelab.free_port(), queuelab.free_port()]
+    lab.worker(METRICS_PORT=str(ports[0]))
+    lab.scheduler(METRICS_PORT=str(ports[1]), SWEEP_INTERVAL_S="1")
+    held = lab.welcome("hold-m@example.org")
+    dead = lab.row({"template": "no", "email": "m@example.org"})
+    lab.ends(dead, "failed")
+    wait_until(lambda: lab.mail.arrived["hold-m@example.org"], 20, "a job at work")
+    later = lab.row({"template": "welcome", "email": "m2@example.org"}, push=False)
+    lab.driver.push("email-send", None, 600000, later)
+    told = metrics_of(ports[0])
+    assert told['maxbooster_job_attempts_total{type="email-send",ending="failed"}'] == 1
+    assert told['maxbooster_job_duration_seconds_count{type="email-send"}'] == 1
+    assert told["maxbooster_worker_busy_threads"] == 1
+    assert told["maxbooster_worker_threads"] == 2
+
+    def figures():
+        found = metrics_of(ports[1])
+        return found if found.get('maxbooster_job_running{type="email-send"}') == 1 else None
+    told = wait_until(figures, 20, "the leader's figures")
+    assert told["maxbooster_scheduler_leading"] == 1
+    assert told['maxbooster_queue_work{queue="email"}'] == 1
+    assert told['maxbooster_queue_jobs{queue="email",state="delayed"}'] == 1
+    assert told['maxbooster_job_dead{type="email-send"}'] == 1
+    wait_until(lambda: metrics_of(ports[1]).get(
+        'maxbooster_sweep_rounds_total{sweep="jobs",outcome="good"}', 0) > 0, 20, "a sweep")
+    lab.mail.gate.set()
+    lab.ends(held)

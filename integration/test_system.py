@@ -207,3 +207,15 @@ def test_our_programs_gain_no_privileges_and_leave_no_core(stack):
                 assert re.search(r"^NoNewPrivs:\s1$", file.read(), re.M), (program, pid)
             with open(f"/proc/{pid}/limits", encoding="ascii") as file:
                 assert re.search(r"^Max core file size\s+0\s+0", file.read(), re.M), (program, pid)
+
+
+def test_workers_and_schedulers_tell_their_metrics_by_the_inner_address(stack):
+    base, _, _ = stack.metrics_url.partition("/metrics")
+    inner = Client(base)
+    worker = inner.get("/metrics/worker", expect=200, checked=False).text
+    assert "\nmaxbooster_worker_threads " in worker
+    scheduler = inner.get("/metrics/scheduler", expect=200, checked=False).text
+    assert "\nmaxbooster_scheduler_leading 1\n" in scheduler
+    inner.get("/metrics/nobody", expect=404, checked=False)
+    targets = json.loads((stack.folder / "conf/targets_jobs.json").read_text())
+    assert {t["labels"]["program"] for t in targets} == {"worker", "scheduler"}

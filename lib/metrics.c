@@ -6,6 +6,7 @@
 
 #include "lib/clock.h"
 #include "lib/config.h"
+#include "lib/door.h"
 #include "lib/instance.h"
 #include "lib/pg.h"
 
@@ -384,4 +385,5 @@ void metrics_print_docs(FILE *out)
         fprintf(out, "| `%s` | %s | %s |\n", fleet_metrics[i].name, fleet_metrics[i].type,
                 fleet_metrics[i].help);
     }
+    door_print_docs(out);
 }

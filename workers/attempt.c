@@ -10,6 +10,7 @@
 #include "lib/str.h"
 #include "queries.h"
 #include "workers/attempt.h"
+#include "workers/figures.h"
 
 enum { CLAIM_PAUSE_MS = 20, DISCARD_LIMIT_MS = 5000, TELL_LIMIT_MS = 1000 };
 
@@ -23,6 +24,7 @@ static const struct field job_row_fields[] = {
     F_I64(job_row, stalled, "stalled", 0, INT64_MAX, 0),
     F_I64(job_row, fence, "fence", 0, INT64_MAX, 0),
     F_TIME(job_row, created_at, "createdAt", 0),
+    F_TIME(job_row, run_at, "runAt", 0),
 };
 static const struct shape shape_job_row = SHAPE(job_row, job_row_fields);
 
@@ -40,8 +42,11 @@ static const struct shape shape_job_state = SHAPE(job_state, job_state_fields);
 
 static void log_attempt(const struct job *j, const char *status, enum err e)
 {
+    int64_t duration_ms = clock_mono_ms() - j->start_mono_ms;
     struct log_line l;
     char text[ID_TEXT_SIZE];
+
+    figures_ended(j->type->kind, status, duration_ms);
 
     log_begin(&l, e == OK ? LOG_INFO : LOG_WARN, "job");
     id_format(j->row.id, text);
@@ -55,7 +60,7 @@ static void log_attempt(const struct job *j, const char *status, enum err e)
     log_i64(&l, "attempt", j->row.attempts);
     log_i64(&l, "stalled", j->row.stalled);
     log_i64(&l, "fence", j->row.fence);
-    log_i64(&l, "durationMs", clock_mono_ms() - j->start_mono_ms);
+    log_i64(&l, "durationMs", duration_ms);
     log_i64(&l, "ageMs", clock_wall_ms() - j->row.created_at);
     log_i64(&l, "dbUs", j->scope.timing.db_us);
     log_i64(&l, "s3Us", j->scope.timing.s3_us);
@@ -205,6 +210,9 @@ bool attempt_run(struct arena *arena, size_t slot, const struct queue_lease *lea
         return give_up(j, lease, e);
     }
     roll_claimed(slot, j->row.fence);
+    if (j->row.fence == 1) {
+        figures_claimed(lease->kind, clock_wall_ms() - j->row.run_at);
+    }
     tell(j, "processing", 0);
     scope_init(&j->scope, arena, job_limits(lease->kind).timeout_ms);
     if (j->row.traceparent == NULL || !scope_trace_join(&j->scope, j->row.traceparent)) {

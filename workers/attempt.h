@@ -11,7 +11,7 @@ enum { ROW_LIMIT_MS = 10000 /* for claiming or ending a row, waits included */ }
 struct job_row {
     struct id id, user_id;
     const char *type, *payload, *traceparent;
-    int64_t attempts, stalled, fence, created_at;
+    int64_t attempts, stalled, fence, created_at, run_at;
 };
 
 struct job {

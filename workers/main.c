@@ -9,12 +9,14 @@
 
 #include "lib/config.h"
 #include "lib/crypto.h"
+#include "lib/door.h"
 #include "lib/fleet.h"
 #include "lib/harden.h"
 #include "lib/instance.h"
 #include "lib/log.h"
 #include "lib/pg.h"
 #include "lib/redis.h"
+#include "workers/figures.h"
 #include "workers/worker.h"
 
 enum { EXIT_CONFIG = 78 }; /* EX_CONFIG */
@@ -78,6 +80,7 @@ int main(int argc, char **argv)
     }
     instance_open(&plan);
     pg_open();
+    (void)door_open((int)config()->metrics_port, figures_write);
     fleet_open("worker");
     status = worker_run(queues == NULL ? config()->worker_queues : queues);
     /* Threads that did not end in time may be within libraries: no clean-up that they could

@@ -134,6 +134,8 @@ static void tend(struct arena *arena, size_t i, int partition, const char *queue
         n_promoted += got.n_promoted;
         n_recovered += got.n_recovered;
     }
+    figures_count(DOOR_PROMOTED, n_promoted);
+    figures_count(DOOR_RECOVERED, n_recovered);
     if (n_recovered > 0) {
         log_event(LOG_WARN, "scheduler.recovered", "%lld jobs of queue %s had lost their worker",
                   (long long)n_recovered, queue);
@@ -196,7 +198,9 @@ static void run(void)
             cron_round(arena);
             outbox_round(arena);
             sweep_round(arena);
+            figures_round(arena);
         }
+        figures_lead(lead_fence() > 0);
     } while (wait_tick());
     arena_reset(arena);
     lead_leave(arena);
@@ -243,6 +247,7 @@ int main(void)
     instance_open(&plan);
     pg_open();
     fleet_open("scheduler");
+    (void)door_open((int)config()->metrics_port, figures_write);
     log_event(LOG_INFO, "start", "a round every %lld ms", (long long)config()->scheduler_tick_ms);
     run();
     fleet_close();

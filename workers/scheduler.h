@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "lib/door.h"
 #include "lib/queue.h"
 #include "lib/scope.h"
 
@@ -46,5 +47,20 @@ void cron_round(struct arena *arena);
 
 /* All sweeps, once SWEEP_INTERVAL_S has passed since the last. */
 void sweep_round(struct arena *arena);
+
+/* What the door tells (scheduler_figures.c). Counting never blocks for long. */
+void figures_count(enum door_metric metric, int64_t n);
+
+/* A round of a sweep has dealt with n. name: a literal. */
+void figures_swept(const char *name, int64_t n, bool is_good);
+
+/* A round ended; do we lead? */
+void figures_lead(bool leads);
+
+/* Ask the queues and the rows for their figures, every few seconds where a door wants them. */
+void figures_round(struct arena *arena);
+
+/* Append all of it; called by the door's thread. */
+void figures_write(struct strbuf *out);
 
 #endif

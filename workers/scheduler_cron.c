@@ -112,6 +112,7 @@ static enum err advance(struct scope *sc, const struct cron_row *row, int64_t ne
     *moved_out = true;
     if (fires != NULL) {
         promise_push(sc, &p, 1);
+        figures_count(DOOR_CRON_JOBS, 1);
         log_event(LOG_INFO, "scheduler.cron", "%s: job %s", row->name, id_text(sc->arena, p.id));
     }
     return OK;

@@ -162,6 +162,7 @@ void putback_round(struct arena *arena)
     for (database = 0; database < pg_database_count(); database++) {
         round_of(arena, database, batches, &n_new);
     }
+    figures_count(DOOR_PUT_BACK, n_new);
     if (n_new > 0) {
         log_event(LOG_WARN, "scheduler.putback", "%lld jobs were unknown to their queue",
                   (long long)n_new);

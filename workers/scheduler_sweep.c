@@ -222,6 +222,7 @@ static void tell(const char *name, int database, int64_t n_done, enum err e, con
 {
     struct log_line l;
 
+    figures_swept(name, n_done, e == OK);
     if (n_done == 0 && e == OK) {
         return;
     }

@@ -15,6 +15,7 @@
 #include "lib/log.h"
 #include "lib/redis.h"
 #include "lib/str.h"
+#include "workers/figures.h"
 
 enum {
     THREADS_MAX = 1024,
@@ -219,6 +220,7 @@ int worker_run(const char *list)
     hex_encode(random, sizeof(random), worker_id);
     roll_open(n_threads + 1);
     roll_start();
+    figures_threads(n_threads);
     if (!start(servers, pools, n_pools)) {
         fputs("maxbooster-worker: a thread does not start\n", stderr);
         return EXIT_FAILURE;

@@ -89,7 +89,7 @@ def _s3(place, topology, secrets, region):
 
 def _apps(place, topology, processes, have):
     programs = []
-    config = {"CONFIG_FILE": place.path("stack.env")}
+    config, doors = {"CONFIG_FILE": place.path("stack.env")}, topology.doors()
     for i in topology.instances:
         if "maxbooster-api" not in have:
             break
@@ -116,12 +116,14 @@ def _apps(place, topology, processes, have):
             argv = [place.path("bin", "maxbooster-worker")]
             argv += ["--queues", w.queues] if w.queues else []
             programs.append(Program(w.program, argv,
-                                    place.path("run"), APP, stop_wait=30, env=config,
+                                    place.path("run"), APP, stop_wait=30,
+                                    env={**config, "METRICS_PORT": str(doors[w.program])},
                                     take_over=[["SIGTERM", 3], ["SIGKILL", 2]], depends=files))
     for name in topology.schedulers:
         if "maxbooster-scheduler" in have:
             programs.append(Program(name, [place.path("bin", "maxbooster-scheduler")],
-                                    place.path("run"), APP, env=config,
+                                    place.path("run"), APP,
+                                    env={**config, "METRICS_PORT": str(doors[name])},
                                     take_over=[["SIGTERM", 3], ["SIGKILL", 2]],
                                     depends=["stack.env", "bin/maxbooster-scheduler"]))
     return programs

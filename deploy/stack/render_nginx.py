@@ -92,6 +92,12 @@ def _upstream(place, topology):
     return "\n".join(lines + ["    }"])
 
 
+def _doors(topology):
+    """The metrics of workers and schedulers, each by its name."""
+    return [f"        location = /metrics/{program} {{ proxy_pass http://127.0.0.1:{port}/metrics; }}"
+            for program, port in topology.doors().items()]
+
+
 def _metrics_servers(place, topology):
     """One inner address per instance; PORT_BASE+2 is instance 1's."""
     out = []
@@ -111,6 +117,7 @@ def _metrics_servers(place, topology):
             f"            include {place.path('conf', 'api.conf')};",
             f"            fastcgi_pass unix:{place.sockets}/{i.program}.sock;",
             "        }",
+            *(_doors(topology) if i.number == 1 else []),
             "        # The operator's page: files of ours, which may ask this address and nothing else.",
             "        location ~ ^/dashboard/(?<page>dashboard\\.(html|css|js))$ {",
             "            types { text/html html; text/css css; text/javascript js; }",
@@ -184,6 +191,9 @@ def render(repo, place, topology, values, table):
     files["targets.json"] = json.dumps([
         {"targets": [f"127.0.0.1:{i.metrics_port}"], "labels": {"instance_id": str(i.number)}}
         for i in topology.instances], indent=1) + "\n"
+    files["targets_jobs.json"] = json.dumps([
+        {"targets": [f"127.0.0.1:{port}"], "labels": {"program": program}}
+        for program, port in topology.doors().items()], indent=1) + "\n"
     files["problems.conf"] = problems(repo, conf, policy)
     files["problems_s3.conf"] = problems(repo, conf, policy, is_s3=True)
     return files

@@ -13,6 +13,7 @@ from .say import Refusal
 # PostgreSQL server and the first Redis have ports of their own, the nth others port + n.
 PROXY, S3_PUBLIC, METRICS, S3_INNER, SMTP = 0, 1, 2, 5, 30
 INSTANCE_METRICS, DATABASE, REDIS = 20, 3, 4
+WORKER_METRICS, SCHEDULER_METRICS = 6, 13  # of the first; up to 7 of each
 FURTHER_DATABASE, REPLICA, FURTHER_REDIS, REDIS_BUS = 40, 50, 66, 80
 SERVERS_MAX = 8  # PostgreSQL servers: FURTHER_DATABASE + 8 is the last port below REPLICA's
 REDIS_SLOTS = 16384
@@ -114,11 +115,19 @@ class Topology:
     def is_redis_cluster(self):
         return len(self.redis) > 1
 
+    def doors(self):
+        """{program: port of its metrics} of the workers and schedulers."""
+        found = {w.program: self.base + WORKER_METRICS + n for n, w in enumerate(self.workers)}
+        found |= {name: self.base + SCHEDULER_METRICS + n
+                  for n, name in enumerate(self.schedulers)}
+        return found
+
     def listening(self):
         """(port, program) of everything that listens."""
         ports = [(self.proxy_port, "nginx"), (self.s3_public_port, "nginx"),
                  (self.metrics_port, "nginx"), (self.s3_port, "s3")]
         ports += [(i.metrics_port, "nginx") for i in self.instances]
+        ports += [(port, program) for program, port in self.doors().items()]
         ports += [(d.port, d.program) for d in self.databases + self.replicas]
         ports += [(r.port, r.program) for r in self.redis]
         ports += [(r.bus_port, r.program) for r in self.redis if r.bus_port]

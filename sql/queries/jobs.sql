@@ -154,7 +154,7 @@ SET status = 'processing', fence = fence + 1, started_at = coalesce(started_at, 
     updated_at = now()
 WHERE id = $1
   AND (status = 'processing' OR (status = 'queued' AND waits_for = 0 AND run_at <= now()))
-RETURNING id, user_id, type, payload, traceparent, attempts, stalled, fence, created_at;
+RETURNING id, user_id, type, payload, traceparent, attempts, stalled, fence, created_at, run_at;
 
 -- name: jobs_progress :exec
 -- shard: id
