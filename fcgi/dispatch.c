@@ -78,19 +78,20 @@ static enum err run_guards(struct req *r)
     return OK;
 }
 
-/* Commit what is open, or roll it back. */
+/* Store the answer of an Idempotency-Key, and commit what is open, or roll it back. */
 static enum err settle(struct req *r, enum err e)
 {
-    if (!r->in_transaction) {
-        return e;
-    }
     if (e == OK) {
         e = guard_idem_store(r);
     }
-    if (e == OK) {
-        return pg_commit(&r->scope, r->who.place);
+    if (r->in_transaction && e == OK) {
+        e = pg_commit(&r->scope, r->who.place);
+    } else if (r->in_transaction) {
+        pg_rollback(&r->scope, r->who.place);
     }
-    pg_rollback(&r->scope, r->who.place);
+    if (e != OK && e != ERR_WRITE_UNKNOWN) {
+        guard_idem_release(r);
+    }
     return e;
 }
 

@@ -137,10 +137,18 @@ const char *req_token(struct req *r)
     return r->who.token;
 }
 
-static enum err no_session(struct req *r, const struct rate_policy *policy)
+/* ended: what the token claims whose session is gone; NULL: there is no token. */
+static enum err no_session(struct req *r, const struct rate_policy *policy,
+                           const struct session_claim *ended)
 {
     TRY(charge_address(r, policy));
     if (r->match.route->auth == AUTH_OPTIONAL) {
+        return OK;
+    }
+    if (ended != NULL) {
+        TRY(guard_idem_ended(r, ended));
+    }
+    if (r->reply.status != 0) {
         return OK;
     }
     return scope_refuse(&r->scope, ERR_UNAUTHENTICATED,
@@ -159,11 +167,11 @@ enum err guard_session(struct req *r)
         return charge_address(r, &policy);
     }
     if (req_token(r) == NULL || !session_claim(r->who.token, &claim)) {
-        return no_session(r, &policy);
+        return no_session(r, &policy, NULL);
     }
     e = session_check(&r->scope, &claim, &policy, &session, &verdict);
     if (e == ERR_UNAUTHENTICATED) {
-        return no_session(r, &policy);
+        return no_session(r, &policy, &claim);
     }
     if (e == ERR_DEPENDENCY_UNAVAILABLE && r->match.route->auth == AUTH_OPTIONAL) {
         scope_forgive(&r->scope);

@@ -126,6 +126,19 @@ MUST_USE enum err req_idem_replay(struct req *r, struct id owner, bool *is_repla
  * effect. */
 MUST_USE enum err req_idem_store(struct req *r, struct id owner);
 
+/* For a route without a session whose answer must not be stored (a token): take the key for this
+ * request, until its end. *kept_out is what the same request left with req_idem_keep() when it
+ * was answered before, NULL the first time; it may be done again then. Errors: 409 while it runs,
+ * 422 for another body. Without the header: nothing. Gives back all connections. */
+MUST_USE enum err req_idem_repeatable(struct req *r, struct id owner, const char **kept_out);
+
+/* What to store under the key in place of the reply. */
+void req_idem_keep(struct req *r, const char *text);
+
+/* Was this very request begun before by a process that died? Then what it is to do may be done
+ * already. Only in routes of IDEM_CLAIM and IDEM_ENDING. */
+bool req_idem_retried(const struct req *r);
+
 /* Does the instance go, so that nobody should be sent here any more? */
 bool req_is_draining(void);
 

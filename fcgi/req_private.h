@@ -5,6 +5,7 @@
 #include "fcgi/conn.h"
 #include "fcgi/req.h"
 #include "fcgi/router.h"
+#include "lib/session.h"
 
 enum { REPLY_HEADERS_MAX = 24, QUERY_PARAMS_MAX = 32, AFTER_COMMIT_MAX = 4 };
 
@@ -35,6 +36,10 @@ struct req_idempotency {
     const char *key;         /* NULL: not asked for */
     const char *fingerprint; /* hash of method, path and body */
     bool is_replay;          /* the reply is the stored one */
+    const char *claim;       /* name of our claim; NULL: none */
+    struct id owner;         /* of the claim */
+    bool is_retried;         /* it was another's, who died */
+    const char *kept;        /* stored in place of the reply; NULL: the reply */
 };
 
 struct req_after_commit_call {
@@ -96,7 +101,14 @@ void dispatch(struct conn *conn, struct arena *arena);
 #include "fcgi/guards.def"
 #undef GUARD
 
-/* Second half of the idempotency guard: store the reply in the open transaction. */
+/* Second half of the idempotency guard: store the reply, in the transaction if one is open. */
 MUST_USE enum err guard_idem_store(struct req *r);
+
+/* The request was refused: give its key back. */
+void guard_idem_release(struct req *r);
+
+/* The session that the request names is gone. If this very request has ended it, reply as it did;
+ * otherwise OK, and no reply. */
+MUST_USE enum err guard_idem_ended(struct req *r, const struct session_claim *session);
 
 #endif

@@ -35,6 +35,15 @@ enum route_class {
     CLASS_BULK         /* orders work for later */
 };
 
+/* How a route keeps what an Idempotency-Key promises. */
+enum route_idem {
+    IDEM_NONE,        /* changes nothing */
+    IDEM_TRANSACTION, /* the answer is stored in the one transaction of the effect */
+    IDEM_CLAIM,       /* the key is claimed first: part of the work is outside the database */
+    IDEM_ENDING,      /* the same for what ends its own session */
+    IDEM_HANDLER      /* the handler does it: without a session */
+};
+
 struct route {
     const char *key;
     int index; /* 0 … ROUTES - 1, by order in routes.gperf */
@@ -42,7 +51,7 @@ struct route {
     enum route_auth auth;
     enum route_rate rate;
     enum route_class class;
-    bool idem; /* takes Idempotency-Key: one transaction on the user's shard */
+    enum route_idem idem;
 };
 
 enum { ROUTE_KEY_MAX = 600, ROUTE_IDS_MAX = 4, ROUTE_ALLOW_MAX = 64 };

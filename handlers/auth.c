@@ -121,7 +121,19 @@ static void end_presented_session(struct req *r)
     }
 }
 
-static enum err open_session(struct req *r, const struct user *user)
+/* A log-in under an Idempotency-Key that is repeated because its answer was lost: the token is not
+ * kept, so it gets a new session, and the one that nobody knows ends. */
+static void end_repeated_session(struct req *r, const struct user *user, const char *kept)
+{
+    struct id session;
+
+    if (kept != NULL && id_parse(kept, strlen(kept), &session)) {
+        (void)!session_end(req_scope(r), user->id, session);
+        scope_forgive(req_scope(r));
+    }
+}
+
+static enum err open_session(struct req *r, const struct user *user, const char *kept)
 {
     const char *agent = req_header(r, "USER_AGENT");
     char token[SESSION_TOKEN_SIZE], expires_at[CLOCK_TEXT_SIZE];
@@ -130,8 +142,10 @@ static enum err open_session(struct req *r, const struct user *user)
     struct id session;
 
     end_presented_session(r);
+    end_repeated_session(r, user, kept);
     TRY(session_create(req_scope(r), user->id, user->role, req_address(r),
                        agent == NULL ? "" : agent, token, &session, &expires_at_ms));
+    req_idem_keep(r, id_text(req_arena(r), session));
     clock_format(expires_at_ms, expires_at);
     req_session_cookie(r, token, config()->session_ttl);
     json = req_json(r);
@@ -147,11 +161,12 @@ enum err h_auth_login(struct req *r)
     struct login_new in;
     struct user user;
     bool found, fits;
-    const char *email;
+    const char *email, *kept;
 
     TRY(req_body(r, &shape_login_new, &in));
     email = ascii_lower(req_arena(r), in.email);
     guesses = guess_policy(r, email);
+    TRY(req_idem_repeatable(r, id_of_stranger(req_address(r)), &kept));
     TRY(charge_guess(r, &guesses));
     TRY(find_user(r, email, &user, &found));
     TRY(password_fits(req_scope(r), found ? user.password_hash : NULL, in.password, &fits));
@@ -159,7 +174,7 @@ enum err h_auth_login(struct req *r)
         return req_fail(r, ERR_UNAUTHENTICATED, "Address and password do not fit.");
     }
     TRY(rate_forget(req_scope(r), req_address(r), &guesses));
-    return open_session(r, &user);
+    return open_session(r, &user, kept);
 }
 
 /* A body that nobody needs may be absent or {}. */
@@ -276,10 +291,14 @@ enum err h_auth_sessions(struct req *r)
 enum err h_auth_session_delete(struct req *r)
 {
     struct id id;
+    enum err e;
 
     TRY(req_own_id(r, &id));
     TRY(no_body(r));
-    TRY(session_end(req_scope(r), req_user(r), id));
+    e = session_end(req_scope(r), req_user(r), id);
+    if (e != ERR_NOT_FOUND || !req_idem_retried(r)) {
+        TRY(e);
+    }
     if (id_equal(id, req_session(r))) {
         req_session_cookie(r, "", 0);
     }

@@ -23,22 +23,44 @@ static const struct field forgot_fields[] = {
 };
 static const struct shape shape_forgot_new = SHAPE(forgot_new, forgot_fields);
 
+/* The mail's job lies where the answer under an Idempotency-Key does, so that both are one
+ * transaction: at the place of who asks. */
+static enum err promise_reset(struct req *r, struct id owner, const char *email, struct id *job_out,
+                              bool *is_replay_out)
+{
+    TRY(req_idem_replay(r, owner, is_replay_out));
+    if (*is_replay_out) {
+        return OK;
+    }
+    TRY(mail_promise(req_scope(r), id_place(owner), (struct id){{0}}, "password-reset", email, NULL,
+                     job_out));
+    (void)req_reply_empty(r, 202);
+    return req_idem_store(r, owner);
+}
+
 /* Whether the address has an account is found out by the mail's job: here the work is the same for
  * all. */
 enum err h_auth_password_forgot(struct req *r)
 {
     struct scope *sc = req_scope(r);
+    struct id owner = id_of_stranger(req_address(r)), job;
     struct forgot_new in;
-    const char *email;
-    struct id job;
+    bool is_replay;
+    enum err e;
 
     TRY(req_body(r, &shape_forgot_new, &in));
-    email = ascii_lower(req_arena(r), in.email);
-    TRY(mail_promise(sc, id_place_of_email(email), (struct id){{0}}, "password-reset", email, NULL,
-                     &job));
+    TRY(pg_begin(sc, id_place(owner)));
+    e = promise_reset(r, owner, ascii_lower(req_arena(r), in.email), &job, &is_replay);
+    if (e != OK) {
+        pg_rollback(sc, id_place(owner));
+        return e;
+    }
+    TRY(pg_commit(sc, id_place(owner)));
     pg_release(sc);
-    mail_push(sc, job, (struct id){{0}});
-    return req_reply_empty(r, 202);
+    if (!is_replay) {
+        mail_push(sc, job, (struct id){{0}});
+    }
+    return OK;
 }
 
 struct reset_new {
@@ -80,8 +102,13 @@ static enum err use_token(struct req *r, struct id user_id, const char *token_ha
     struct scope *sc = req_scope(r);
     struct reset_row row;
     struct user user;
+    bool is_replay;
     enum err e;
 
+    TRY(req_idem_replay(r, user_id, &is_replay));
+    if (is_replay) {
+        return OK;
+    }
     e = pg_one(sc, q_password_resets_use(sc, token_hash, user_id), &shape_reset_row, &row);
     TRY(e == ERR_NOT_FOUND ? refuse_token(r) : e);
     e = pg_one(sc, q_users_set_password(sc, user_id, ABSENT_I64, password_hash), &shape_user,
@@ -92,7 +119,9 @@ static enum err use_token(struct req *r, struct id user_id, const char *token_ha
                   &(struct event_data){.reason = "reset"}));
     /* Before the commit, so that a reset never succeeds while old sessions live on; and again after
      * it, for those that the old password opened in between. */
-    return session_end_all(sc, user_id, (struct id){{0}});
+    TRY(session_end_all(sc, user_id, (struct id){{0}}));
+    (void)req_reply_empty(r, 204);
+    return req_idem_store(r, user_id);
 }
 
 enum err h_auth_password_reset(struct req *r)
@@ -125,7 +154,7 @@ enum err h_auth_password_reset(struct req *r)
     pg_release(sc);
     (void)!session_end_all(sc, user_id, (struct id){{0}});
     scope_forgive(sc);
-    return req_reply_empty(r, 204);
+    return OK;
 }
 
 struct change_new {
@@ -140,28 +169,27 @@ static const struct field change_fields[] = {
 static const struct shape shape_change_new = SHAPE(change_new, change_fields);
 
 /* Set the password, and drop tokens that a mail still carries: whoever reads it must not undo
- * this. */
-static enum err set_password(struct scope *sc, const struct user *old, const char *hash)
+ * this. In the request's transaction. */
+static enum err set_password(struct req *r, const struct user *old, const char *hash)
 {
-    struct place place = id_place(old->id);
+    struct scope *sc = req_scope(r);
     struct user user;
     enum err e;
 
-    TRY(pg_begin(sc, place));
+    TRY(req_transaction(r));
     e = pg_one(sc, q_users_set_password(sc, old->id, old->version, hash), &shape_user, &user);
-    e = e == ERR_NOT_FOUND ? ERR_CONFLICT : e;
-    if (e == OK) {
-        e = pg_exec(sc, q_password_resets_drop(sc, old->id), NULL);
-    }
-    if (e == OK) {
-        e = event_add(sc, old->id, EVENT_USER_PASSWORD_CHANGED,
-                      &(struct event_data){.reason = "change"});
-    }
-    if (e != OK) {
-        pg_rollback(sc, place);
-        return e;
-    }
-    return pg_commit(sc, place);
+    TRY(e == ERR_NOT_FOUND ? ERR_CONFLICT : e);
+    TRY(pg_exec(sc, q_password_resets_drop(sc, old->id), NULL));
+    return event_add(sc, old->id, EVENT_USER_PASSWORD_CHANGED,
+                     &(struct event_data){.reason = "change"});
+}
+
+/* Sessions that the old password has opened in between. */
+static void end_others(struct req *r, void *context)
+{
+    (void)context;
+    (void)!session_end_all(req_scope(r), req_user(r), req_session(r));
+    scope_forgive(req_scope(r));
 }
 
 enum err h_auth_password_change(struct req *r)
@@ -184,9 +212,7 @@ enum err h_auth_password_change(struct req *r)
     }
     TRY(password_hash(sc, in.new_password, hash));
     TRY(session_end_all(sc, user.id, req_session(r)));
-    TRY(set_password(sc, &user, hash));
-    pg_release(sc);
-    (void)!session_end_all(sc, user.id, req_session(r));
-    scope_forgive(sc);
+    TRY(set_password(r, &user, hash));
+    req_after_commit(r, end_others, NULL);
     return req_reply_empty(r, 204);
 }

@@ -470,6 +470,9 @@ enum err h_uploads_delete(struct req *r)
     int64_t n_aborted;
 
     TRY(find_upload(r, &upload));
+    if (is_status(&upload, "aborted") && req_idem_retried(r)) {
+        return req_reply_empty(r, 204);
+    }
     TRY(req_if_match(r, upload.version));
     if (is_status(&upload, "completed")) {
         return req_fail(r, ERR_CONFLICT, "The upload is completed; delete the file instead.");

@@ -59,6 +59,18 @@ struct id id_make_owned(struct place place)
     return id;
 }
 
+struct id id_of_stranger(const char *text)
+{
+    uint8_t hash[SHA256_SIZE];
+    struct id id;
+
+    crypto_sha256(text, strlen(text), hash);
+    memcpy(id.bytes, hash, sizeof(id.bytes));
+    id.bytes[6] = (uint8_t)(0x70 | (id.bytes[6] & 0x0f));
+    id.bytes[8] = (uint8_t)(0x80 | (id.bytes[8] & 0x3f));
+    return id;
+}
+
 struct place id_place(struct id id)
 {
     char text[ID_TEXT_SIZE];

@@ -29,6 +29,10 @@ struct id id_make_user(void);
 /* A new id for something that the owner of that place owns. */
 struct id id_make_owned(struct place place);
 
+/* The id that stands for somebody without an account, made of a text that names him (an address):
+ * it has the form and the place of a user id, and is always the same for the same text. */
+struct id id_of_stranger(const char *text);
+
 /* The place of a user id (hash of its text) or of an owned id (its first 32 bits). */
 struct place id_place(struct id id);
 

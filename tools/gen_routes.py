@@ -19,6 +19,11 @@ def rows(path):
             sys.exit(f"{path}:{number}: a route is \"METHOD /path\", .h = …")
 
 
+# How a route keeps what an Idempotency-Key promises (fcgi/router.h).
+IDEM = {"": "", "IDEM_TRANSACTION": "in the effect's transaction", "IDEM_CLAIM": "claimed first",
+        "IDEM_ENDING": "claimed first", "IDEM_HANDLER": "by address or user"}
+
+
 def member(rest, name):
     match = re.search(r"\." + name + r"\s*=\s*(\w+)", rest)
     return match.group(1) if match else ""
@@ -69,7 +74,7 @@ def docs(path):
         print(f"| `{key}` | `{member(rest, 'h')}` | {member(rest, 'auth')[5:].lower()} | "
               f"{member(rest, 'rate')[5:].lower()} | "
               f"{(member(rest, 'class') or 'CLASS_NORMAL')[6:].lower().replace('_', ' ')} | "
-              f"{'yes' if member(rest, 'idem') else ''} | {without_redis(rest)} |")
+              f"{IDEM[member(rest, 'idem')]} | {without_redis(rest)} |")
     print("\n[Guards](internals/guards.md) says what each class and each layer means: what is refused, when, and what is told.")
 
 

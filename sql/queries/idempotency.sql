@@ -28,6 +28,48 @@ WHERE user_id = $1 AND key = $2 AND created_at <= now() - $3::bigint * interval 
 INSERT INTO idempotency (user_id, key, fingerprint, status, body, headers)
 VALUES ($1, $2, $3, $4, $5, $6);
 
+-- name: idempotency_claim :one
+-- shard: user_id
+-- args: user_id uuid, key text, fingerprint text, claim text, stale_ms bigint, ttl_ms bigint,
+-- args: may_repeat bool
+-- For work that does not fit into one transaction: take the key, in a transaction of its own, until
+-- idempotency_finish. Status 102 is a claim, its body says whose. Over an old answer, over the same
+-- request's claim where that is stale (its process died), and over its answer where it may be
+-- repeated; old_status and old_body tell what was there. Not found: idempotency_peek tells why.
+WITH old AS (SELECT status, body FROM idempotency WHERE user_id = $1 AND key = $2)
+INSERT INTO idempotency AS i (user_id, key, fingerprint, status, body, headers)
+VALUES ($1, $2, $3, 102, $4, '{}')
+ON CONFLICT (user_id, key) DO UPDATE
+SET fingerprint = excluded.fingerprint, status = excluded.status, body = excluded.body,
+    headers = excluded.headers, created_at = now()
+WHERE i.created_at <= now() - $6::bigint * interval '1 ms'
+   OR (i.fingerprint = excluded.fingerprint
+       AND CASE WHEN i.status = 102 THEN i.created_at <= now() - $5::bigint * interval '1 ms'
+                ELSE $7 END)
+RETURNING (SELECT status FROM old) AS old_status, (SELECT body FROM old) AS old_body;
+
+-- name: idempotency_peek :one
+-- shard: user_id
+-- args: user_id uuid, key text
+-- What a key holds: a claim (status 102) or an answer.
+SELECT true AS locked, fingerprint, status, body, headers
+FROM idempotency
+WHERE user_id = $1 AND key = $2;
+
+-- name: idempotency_finish :exec
+-- shard: user_id
+-- args: user_id uuid, key text, claim text, status int, body text, headers jsonb
+-- The answer in place of the claim, in the transaction of the effect where it has one. No row: the
+-- claim was taken over.
+UPDATE idempotency SET status = $4, body = $5, headers = $6, created_at = now()
+WHERE user_id = $1 AND key = $2 AND status = 102 AND body = $3;
+
+-- name: idempotency_release :exec
+-- shard: user_id
+-- args: user_id uuid, key text, claim text
+-- Give the key back: the request was refused.
+DELETE FROM idempotency WHERE user_id = $1 AND key = $2 AND status = 102 AND body = $3;
+
 -- name: idempotency_sweep :exec
 -- shard: place
 -- args: ttl_ms bigint, max_rows bigint
