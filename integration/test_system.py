@@ -1,10 +1,11 @@
 """Health, readiness, configuration, metrics, and the document of the API."""
 import json
 import re
+import urllib.parse
 
 import pytest
 
-from harness import contract
+from harness import audio, contract, tracks
 from harness.client import Client, the_contract
 
 
@@ -85,6 +86,23 @@ def test_metrics_never_leave_by_the_public_address(stack, api):
     for disguise in ("/metrics/", "//metrics", "/api/../metrics", "/%6detrics", "/api/metrics"):
         reply = api.get(disguise)
         assert reply.status in (400, 404), (disguise, reply)
+
+
+def test_the_cache_before_s3_is_told_which_urls_are_ours(stack, user):
+    file = audio.upload(user.client, "a.mp3", tracks.short_mp3())
+    url = urllib.parse.urlsplit(user.client.get(f"/api/audio/{file['id']}/url").json["url"])
+    target = f"{url.path}?{url.query}"
+    inner = Client(stack.metrics_url.removesuffix("/metrics"))
+
+    def asked(target, host=url.netloc):
+        return inner.get("/presigned", headers={"X-S3-Target": target, "Host": host}, checked=True)
+    ours = asked(target)
+    assert ours.status == 204
+    assert 'filename="a.mp3"' in ours.headers["X-Content-Disposition"]
+    for other in (target[:-1], target + "0", url.path, "/", target.replace("audio", "static", 1)):
+        assert asked(other).code == "unauthenticated", other
+    assert asked(target, host="localhost").status == 401
+    stack.client().get("/presigned", headers={"X-S3-Target": target}, expect=404)
 
 
 def test_an_unknown_path_is_a_problem_404(api):
@@ -181,7 +199,8 @@ def test_the_operators_page_comes_by_the_inner_address_only(stack, api):
 
 def test_prometheus_finds_the_instances(stack):
     targets = json.loads((stack.folder / "conf/targets.json").read_text())
-    assert [t["labels"]["instance_id"] for t in targets] == ["1"]
+    assert [t["labels"]["instance_id"] for t in targets] == [
+        str(n) for n, _ in enumerate(stack.programs_of("api"), 1)]
     for target in targets:
         reply = Client(f"http://{target['targets'][0]}").get("/metrics", expect=200, checked=False)
         assert "maxbooster_processes" in reply.text
@@ -197,7 +216,7 @@ def test_behind_tls_browsers_are_told_to_stay_there(api):
 
 def test_our_programs_gain_no_privileges_and_leave_no_core(stack):
     """The media child is one of the worker's, and locked further."""
-    for program in ("api", "worker", "scheduler"):
+    for program in [p for kind in ("api", "worker", "scheduler") for p in stack.programs_of(kind)]:
         ours = [p for p in stack.processes(program) if "maxbooster-" in p.text.split(" ")[0]
                 or "maxbooster-" in p.text]
         pids = [p.pid for p in ours if "multiwatch" not in p.text and "spawn-fcgi" not in p.text]

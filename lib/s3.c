@@ -11,6 +11,7 @@
 #include "lib/config.h"
 #include "lib/crypto.h"
 #include "lib/http.h"
+#include "lib/s3_internal.h"
 #include "lib/s3_wire.h"
 #include "lib/sigv4.h"
 
@@ -76,40 +77,17 @@ static void call_query(struct call *c, const char *name, const char *value)
     c->query[c->n_query++] = (struct sigv4_pair){.name = name, .value = value};
 }
 
-static struct sigv4_key signing_key(const struct config *cfg)
-{
-    return (struct sigv4_key){.access_key_id = cfg->aws_access_key_id,
-                              .secret_access_key = cfg->aws_secret_access_key,
-                              .region = cfg->aws_region,
-                              .service = "s3"};
-}
-
-/* "/bucket/key" (path style). */
-static const char *object_path(struct arena *a, const struct config *cfg, const char *key)
-{
-    struct strbuf path;
-
-    strbuf_init(&path, a, 256);
-    strbuf_putc(&path, '/');
-    strbuf_puts(&path, cfg->s3_bucket);
-    if (key != NULL) {
-        strbuf_putc(&path, '/');
-        strbuf_puts(&path, key);
-    }
-    return path.data;
-}
-
 /* Sign and send once. Range and If-Match are not signed: a cache on the way may change them. */
 static enum err exchange(struct call *c, const char *payload_hash)
 {
     struct arena *a = c->scratch;
     struct s3_endpoint endpoint = s3_endpoint_parse(a, c->cfg->s3_endpoint);
-    struct sigv4_key key = signing_key(c->cfg);
+    struct sigv4_key key = s3_signing_key(c->cfg);
     struct sigv4_pair to_sign[SIGNED_MAX] = {{"host", endpoint.host},
                                              {"x-amz-content-sha256", payload_hash},
                                              {"content-type", c->content_type}};
     struct sigv4_request sr = {.method = c->method,
-                               .path = object_path(a, c->cfg, c->key),
+                               .path = s3_object_path(a, c->cfg, c->key),
                                .query = c->query,
                                .n_query = c->n_query,
                                .headers = to_sign,
@@ -222,47 +200,6 @@ static const char *etag_of(const struct call *c)
     const char *etag = http_header(&c->reply, "etag");
 
     return arena_strdup(c->sc->arena, etag != NULL ? etag : "");
-}
-
-const char *s3_presign_url(struct scope *sc, const struct s3_presign *what, int64_t *expires_ms_out)
-{
-    const struct config *cfg = config();
-    const char *where =
-        cfg->s3_public_endpoint[0] != '\0' ? cfg->s3_public_endpoint : cfg->s3_endpoint;
-    struct arena *a = sc->arena;
-    struct s3_endpoint endpoint = s3_endpoint_parse(a, where);
-    struct sigv4_key key = signing_key(cfg);
-    struct sigv4_pair headers[3] = {{"host", endpoint.host}}, query[3];
-    struct sigv4_request sr = {.method = what->method,
-                               .path = object_path(a, cfg, what->key),
-                               .query = query,
-                               .headers = headers,
-                               .n_headers = 1,
-                               .wall_ms = clock_wall_ms()};
-    char number[24], length[24];
-    struct sigv4_signed sig;
-
-    if (what->content_type != NULL) {
-        headers[sr.n_headers++] = (struct sigv4_pair){"content-type", what->content_type};
-    }
-    if (what->content_length >= 0) {
-        snprintf(length, sizeof(length), "%lld", (long long)what->content_length);
-        headers[sr.n_headers++] = (struct sigv4_pair){"content-length", length};
-    }
-    if (what->upload_id != NULL) {
-        snprintf(number, sizeof(number), "%d", what->part_number);
-        query[sr.n_query++] = (struct sigv4_pair){"partNumber", number};
-        query[sr.n_query++] = (struct sigv4_pair){"uploadId", what->upload_id};
-    }
-    if (what->download_name != NULL) {
-        query[sr.n_query++] = (struct sigv4_pair){"response-content-disposition",
-                                                  s3_disposition(a, what->download_name)};
-    }
-    sigv4_presign(a, &key, &sr, what->ttl_s, &sig);
-    if (expires_ms_out != NULL) {
-        *expires_ms_out = (sr.wall_ms / 1000 + what->ttl_s) * 1000;
-    }
-    return arena_printf(a, "%s%s", endpoint.base, sig.target);
 }
 
 static enum err take_object(struct call *c, struct s3_object *object_out)

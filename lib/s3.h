@@ -32,6 +32,12 @@ struct s3_presign {
 const char *s3_presign_url(struct scope *sc, const struct s3_presign *what,
                            int64_t *expires_ms_out);
 
+/* Is target (path and query as they came in, for that Host) a URL of s3_presign_url() for GET that
+ * is not over? Of any other it says no, also where S3 would take it. *disposition_out: the value of
+ * its response-content-disposition, in the arena, or NULL. Computation only. */
+bool s3_presigned_is_ours(struct scope *sc, const char *host, const char *target,
+                          const char **disposition_out);
+
 struct s3_object {
     int64_t size;
     const char *content_type;

@@ -106,6 +106,64 @@ static void test_nothing_is_asked_past_the_deadline(void **state)
     assert_non_null(sc->cause);
 }
 
+/* A presigned GET, and what the cache is told of it; the disposition in *name_out. */
+static bool is_ours(struct scope *sc, const char *url, const char **name_out)
+{
+    return s3_presigned_is_ours(sc, "127.0.0.1:8081", url + strlen("http://127.0.0.1:8081"),
+                                name_out);
+}
+
+static void test_a_url_of_ours_is_known_until_it_is_over(void **state)
+{
+    struct s3_presign what = {.method = "GET",
+                              .key = "audio/u/f.mp3",
+                              .content_length = -1,
+                              .download_name = "a \"b\".mp3",
+                              .ttl_s = 900};
+    struct scope *sc = *state;
+    const char *url = s3_presign_url(sc, &what, NULL), *name = NULL;
+
+    assert_true(is_ours(sc, url, &name));
+    assert_non_null(strstr(name, "filename="));
+    clock_test_set(now_ms + 898000, -1);
+    assert_true(is_ours(sc, url, &name));
+    clock_test_set(now_ms + 900000, -1);
+    assert_false(is_ours(sc, url, &name));
+    clock_test_set(now_ms - 299000, -1);
+    assert_true(is_ours(sc, url, &name));
+    clock_test_set(now_ms - 301000, -1);
+    assert_false(is_ours(sc, url, &name));
+    clock_test_set(now_ms, -1);
+    what.download_name = NULL;
+    assert_true(is_ours(sc, s3_presign_url(sc, &what, NULL), &name));
+    assert_null(name);
+}
+
+static void test_no_other_url_is_known(void **state)
+{
+    struct s3_presign what = {
+        .method = "GET", .key = "audio/u/f.mp3", .content_length = -1, .ttl_s = 900};
+    struct scope *sc = *state;
+    const char *url = s3_presign_url(sc, &what, NULL), *name, *other;
+    size_t i, start = strlen("http://127.0.0.1:8081");
+    char *changed = arena_strdup(sc->arena, url);
+
+    /* Every single character counts. */
+    for (i = start; url[i] != '\0'; i++) {
+        changed[i] = url[i] == 'x' ? 'y' : 'x';
+        assert_false(is_ours(sc, changed, &name));
+        changed[i] = '\0';
+        assert_false(is_ours(sc, changed, &name));
+        changed[i] = url[i];
+    }
+    assert_false(s3_presigned_is_ours(sc, "127.0.0.1", url + start, &name));
+    assert_false(s3_presigned_is_ours(sc, "127.0.0.1:8081", "", &name));
+    assert_false(s3_presigned_is_ours(sc, "127.0.0.1:8081", "/maxbooster-uploads/?", &name));
+    what.method = "PUT";
+    other = s3_presign_url(sc, &what, NULL);
+    assert_false(is_ours(sc, other, &name));
+}
+
 static int setup(void **state)
 {
     struct arena *a = arena_open(1 << 17);
@@ -149,6 +207,8 @@ int main(void)
         TEST(test_upload_url_signs_type_and_length),
         TEST(test_part_url_names_upload_and_number),
         TEST(test_download_url_carries_the_file_name),
+        TEST(test_a_url_of_ours_is_known_until_it_is_over),
+        TEST(test_no_other_url_is_known),
         TEST(test_presigning_needs_little_memory_and_no_request),
         TEST(test_empty_range_needs_no_request),
         TEST(test_nothing_is_asked_past_the_deadline),

@@ -11,6 +11,7 @@ CONNECTIONS = 8192       # per nginx worker; a request takes two
 KEPT_PER_WORKER = 64     # measured: see docs/decisions/kept-connections.md
 EDGE_FACTOR = 2          # the edge's limits against RATE_LIMIT_MAX
 EDGE_CONNECTIONS_MIN = 1024
+CACHE_MAX = "1g"         # of objects, on disk
 EDGE_MAX = 65535         # nginx's own bound of limit_conn
 
 DASHBOARD = ("dashboard.html", "dashboard.css", "dashboard.js")
@@ -49,6 +50,8 @@ def problems(repo, conf, policy, is_s3=False):
     for status in PROBLEMS:
         out.append(f"error_page {status} /problem/{status};")
     for status, page in SAME_AS.items():
+        if is_s3 and status == 416:  # a cached object's range: the status says it all
+            continue
         out.append(f"error_page {status} ={page} /problem/{page};")
     for status, (told, row, detail) in PROBLEMS.items():
         code, title = errors[row]
@@ -113,6 +116,10 @@ def _metrics_servers(place, topology):
             f"            include {place.path('conf', 'api.conf')};",
             f"            fastcgi_pass unix:{place.sockets}/{i.program}.sock;",
             "        }",
+            "        location = /presigned {",
+            f"            include {place.path('conf', 'api.conf')};",
+            f"            fastcgi_pass unix:{place.sockets}/{i.program}.sock;",
+            "        }",
             "        location = /api/system/status {",
             f"            include {place.path('conf', 'api.conf')};",
             f"            fastcgi_pass unix:{place.sockets}/{i.program}.sock;",
@@ -130,6 +137,26 @@ def _metrics_servers(place, topology):
             "        }",
             "        location / {", "            return 404;", "        }", "    }", ""]
     return "\n".join(out)
+
+
+CACHE_MODULE = "/usr/lib/nginx/modules/ngx_http_cache_purge_module.so"
+
+
+def _cache_cells(place, topology):
+    """The cache before S3, where the phase has one."""
+    if not topology.has_cache:
+        return {"MODULES": "", "CACHE_ZONE": "", "S3_CACHE": ""}
+    zone = f"""\
+    proxy_cache_path {place.path("run", "nginx", "cache")} levels=1:2 keys_zone=objects:8m
+        max_size={CACHE_MAX} inactive=30d use_temp_path=off;
+    map "$request_method $args" $cache_may {{
+        "~^GET (.*&)?X-Amz-Signature=" answer;
+        "~^(PUT|DELETE) "              change;
+        default                        pass;
+    }}
+"""
+    return {"MODULES": f"load_module {CACHE_MODULE};", "CACHE_ZONE": zone,
+            "S3_CACHE": f"        include {place.path('conf', 's3_cache.conf')};"}
 
 
 def fill(text, cells, name):
@@ -168,7 +195,7 @@ def render(repo, place, topology, values, table):
         "REALIP": "\n".join(f"    set_real_ip_from {n};" for n in networks),
         "TRUSTED": "\n".join(f"        {n} 1;" for n in networks),
         "UPSTREAMS": _upstream(place, topology),
-        "METRICS_SERVERS": _metrics_servers(place, topology),
+        "METRICS_SERVERS": _metrics_servers(place, topology), **_cache_cells(place, topology),
         "PROXY_PORT": topology.proxy_port, "S3_PUBLIC_PORT": topology.s3_public_port,
         "S3_PORT": topology.s3_port, "BODY_MAX": 4 * int(values["BODY_MAX_BYTES"]),
         "EDGE_RATE": rate, "EDGE_BURST": burst, "EDGE_CONNECTIONS": connections,
@@ -181,6 +208,10 @@ def render(repo, place, topology, values, table):
                                 ("snippets/api.conf", "api.conf",
                                  snippet | {"NEXT": "error timeout"}),
                                 ("snippets/api.conf", "api_once.conf", snippet | {"NEXT": "off"}),
+                                ("snippets/s3.conf", "s3.conf", {}),
+                                ("snippets/s3_cache.conf", "s3_cache.conf",
+                                 {"CONF": conf, "BUCKET": re.escape(values["S3_BUCKET"])}),
+                                ("snippets/s3_cached.conf", "s3_cached.conf", {"CONF": conf}),
                                 ("snippets/security_headers.conf", "security_headers.conf", {})):
         with open(f"{repo}/proxy/{source}", encoding="utf-8") as f:
             files[name] = fill(f.read(), names, source)

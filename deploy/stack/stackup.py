@@ -24,7 +24,8 @@ BUILT = ("maxbooster-api", "maxbooster-worker", "maxbooster-scheduler", "maxboos
          "maxboosterctl")
 NEEDED = {
     programs.POSTGRES_BIN + "/postgres": "postgresql-15", "/usr/bin/redis-server": "redis-server",
-    "/usr/sbin/nginx": "nginx", "/usr/bin/multiwatch": "multiwatch",
+    "/usr/sbin/nginx": "nginx", render_nginx.CACHE_MODULE: "libnginx-mod-http-cache-purge",
+    "/usr/bin/multiwatch": "multiwatch",
     "/usr/bin/spawn-fcgi": "spawn-fcgi", "/usr/bin/psql": "postgresql-client-15",
     "/usr/bin/supervisord": "supervisor",
 }
@@ -395,7 +396,8 @@ def _start(stack, supervisor, is_running, changed, progress):
 
 def _is_of_nginx(changed):
     return bool({"nginx.conf", "api.conf", "api_once.conf", "problems.conf", "problems_s3.conf",
-                 "security_headers.conf"} & set(changed))
+                 "s3.conf", "s3_cache.conf", "s3_cached.conf", "security_headers.conf"}
+                & set(changed))
 
 
 def rotate_logs(place, limit=programs.LOG_LIMIT):

@@ -94,6 +94,7 @@ class Topology:
     redis: tuple
     workers: tuple
     schedulers: tuple
+    has_cache: bool  # nginx keeps objects of S3
 
     @property
     def proxy_port(self):
@@ -150,15 +151,16 @@ class Phase:
     redis_replicas: int = 0        # of each of them
     workers: tuple = ((None, 1),)  # (queues, processes)
     schedulers: int = 1
+    has_cache: bool = False        # nginx keeps objects of S3
     values: dict = field(default_factory=dict)
 
 
 PHASES = {
     0: Phase(),
     1: Phase(instances=3, replicas=2, redis_masters=3, redis_replicas=1,
-             workers=(("audio", 1), ("email", 1)), schedulers=2),
+             workers=(("audio", 1), ("email", 1)), schedulers=2, has_cache=True),
     3: Phase(instances=6, databases=4, redis_masters=6,
-             workers=(("audio", 2), ("email", 1)), schedulers=2,
+             workers=(("audio", 2), ("email", 1)), schedulers=2, has_cache=True,
              # Six instances on one small machine: fewer threads and idle connections for each.
              values={"SHARD_COUNT": "16", "API_THREADS": "8", "DB_MAX_CONNECTIONS": "10"}),
 }
@@ -190,7 +192,8 @@ def build(phase, base, shard_count, servers=None):
         tuple(Replica(n, base + REPLICA + n, d) for n, d in enumerate(followed, 1)),
         _redis(base, row.redis_masters, row.redis_replicas),
         _workers(row.workers),
-        tuple(program_name("scheduler", s) for s in range(1, row.schedulers + 1)))
+        tuple(program_name("scheduler", s) for s in range(1, row.schedulers + 1)),
+        row.has_cache)
 
 
 def _row(phase):
