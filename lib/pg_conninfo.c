@@ -4,6 +4,7 @@
 
 #include <string.h>
 
+#include "lib/pg_admin.h"
 #include "lib/pg_internal.h"
 #include "lib/str.h"
 
@@ -120,4 +121,30 @@ const char *pg_conninfo_at(struct arena *a, const char *url, const char *locatio
 const char *pg_conninfo_of_server(struct arena *a, const char *url, const char *location)
 {
     return replace_words(a, url, location, false);
+}
+
+const char *pg_conninfo_without_password(struct arena *a, const char *conninfo)
+{
+    PQconninfoOption *words = words_of(conninfo), *w;
+    const char *text = NULL;
+    struct strbuf out;
+
+    if (words != NULL) {
+        strbuf_init(&out, a, 256);
+        for (w = words; w->keyword != NULL; w++) {
+            add_word(&out, w->keyword, strcmp(w->keyword, "password") == 0 ? NULL : w->val);
+        }
+        text = out.data;
+    }
+    PQconninfoFree(words);
+    return text;
+}
+
+const char *pg_conninfo_get(struct arena *a, const char *conninfo, const char *keyword)
+{
+    PQconninfoOption *words = words_of(conninfo);
+    const char *value = words != NULL ? arena_strdup(a, value_of(words, keyword)) : NULL;
+
+    PQconninfoFree(words);
+    return value;
 }

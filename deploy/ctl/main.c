@@ -21,6 +21,17 @@ static const struct ctl_command commands[] = {
     {"config", "members", "", "every process and the epoch it runs with", 0, 0, ctl_config_members},
     {"shards", "list", "", "the map: every shard, where it is, and whether it answers", 0, 0,
      ctl_shards_list},
+    {"shards", "status", "", "the map, and moves that are open", 0, 0, ctl_shards_status},
+    {"shards", "move", "SHARD --to LOCATION [--rest-to LOCATION] [--max-wait-ms N] [--dry-run]",
+     "move a shard to another database, or go on with that", 1, 8, ctl_shards_move},
+    {"shards", "split", "[COUNT] [--to LOCATION] [--max-wait-ms N] [--dry-run]",
+     "double the shards, each in a database of its own ({shard} in LOCATION is its number)", 0, 6,
+     ctl_shards_split},
+    {"shards", "way-back", "[--max-wait-ms N]", "undo moves that are not cleaned up", 0, 2,
+     ctl_shards_way_back},
+    {"shards", "abort", "", "undo moves that have not cut over", 0, 0, ctl_shards_abort},
+    {"shards", "clean-up", "[--drop]", "make moves final; the old databases are emptied or dropped",
+     0, 1, ctl_shards_clean_up},
     {"queue", "stats", "[QUEUE]", "what waits and runs", 0, 1, ctl_queue_stats},
     {"queue", "pause", "QUEUE", "give out no more jobs", 1, 1, ctl_queue_pause},
     {"queue", "resume", "QUEUE", "give out jobs again", 1, 1, ctl_queue_resume},
@@ -70,6 +81,12 @@ static int usage(FILE *out)
     return CTL_USAGE;
 }
 
+/* Who moves shards uses connections of his own, and is not to follow the map with pools. */
+static bool is_mover(const struct ctl_command *command)
+{
+    return strcmp(command->group, "shards") == 0 && strcmp(command->verb, "list") != 0;
+}
+
 static int run(const struct ctl_command *command, int argc, char **argv)
 {
     const struct instance_plan instance = {.path = NULL};
@@ -80,11 +97,15 @@ static int run(const struct ctl_command *command, int argc, char **argv)
     crypto_open();
     instance_open(
         &instance); /* private: an operator's connections do not count as the instance's */
-    pg_open();
+    if (!is_mover(command)) {
+        pg_open();
+    }
     scope_init(&sc, arena, TIMEOUT_MS);
     status = command->run(&sc, argc, argv);
     scope_done(&sc);
-    pg_close();
+    if (!is_mover(command)) {
+        pg_close();
+    }
     instance_close();
     arena_close(&arena);
     return status;

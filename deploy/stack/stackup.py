@@ -159,6 +159,9 @@ def write_files(stack):
     write("secrets.json", json.dumps(stack.secrets, indent=1) + "\n", secret=True)
     if place.write("stack.env", render.env_file(stack.values), secret=True):
         changed.append("stack.env")
+    # For maxboosterctl shards …; no program is told. Only user and password of it are used.
+    place.write("admin.env", f"DATABASE_ADMIN_URL=postgresql://{render.ADMIN_ROLE}:"
+                f"{stack.secrets['postgres_admin']}@/postgres\n", secret=True)
     write("pg_hba.conf", render.PG_HBA)
     for d in topo.databases:
         write(f"{d.program}.conf", render.postgres_conf(place, topo, d, stack.values))

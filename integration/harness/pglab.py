@@ -17,7 +17,7 @@ from .queuelab import PG_BIN, ROOT, build, free_port
 class Server:
     """A PostgreSQL in a folder of its own; as root it runs as user postgres."""
 
-    def __init__(self):
+    def __init__(self, **settings):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="maxbooster-pg-", dir="/tmp"))
         self.port = free_port()
         self.prefix = []
@@ -30,6 +30,7 @@ class Server:
             f.write(f"port={self.port}\nlisten_addresses='127.0.0.1'\nfsync=off\n"
                     "unix_socket_directories=''\nshared_buffers=32MB\nmax_connections=30\n"
                     "superuser_reserved_connections=3\n")
+            f.writelines(f"{name}={value}\n" for name, value in settings.items())
         self.start()
 
     def run(self, program, *args):
