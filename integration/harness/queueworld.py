@@ -12,7 +12,7 @@ import redis
 
 from . import queuelab
 from .slowlink import SlowLink
-from .waits import wait_until
+from .waits import Late, wait_until
 
 NODE_TIMEOUT_MS = 1500
 MASTERS = 3
@@ -204,7 +204,11 @@ class Cluster(Single):
 
     def wait_whole(self):
         """Until it is."""
-        wait_until(self.is_whole, 60, "a whole cluster")
+        try:
+            wait_until(self.is_whole, 60, "a whole cluster")
+        except Late as late:
+            views = [n.client.execute_command("CLUSTER NODES") for n in self.nodes if n.lives()]
+            raise Late(f"{late}\n{views[0]}\n{views[-1]}") from late
 
     def heal(self):
         super().heal()
