@@ -3,7 +3,7 @@
 BENCH_ROUNDS ?= 3
 BENCH_SECONDS ?= 5
 BENCH_KEPT_SECONDS ?= 3
-BENCH_PROGRAMS := $(addprefix $(B)/bin/,bench-presign media-driver null-fcgi)
+BENCH_PROGRAMS := $(addprefix $(B)/bin/,bench-presign media-driver null-fcgi) $(B)/loadtest/queue_driver
 
 $(B)/bin/bench-presign: $(B)/obj/loadtest/bench_presign.o $(B)/lib.a
 	$(call say,LINK,$@)

@@ -1,7 +1,11 @@
 /* Drives lib/queue.h from a test: one command a line on standard input, one JSON line each on
- * standard output. Also measures what a job costs: "queue_driver bench JOBS BATCH".
+ * standard output. Also measures what a job costs and how soon it is
+ * picked up: "queue_driver bench JOBS BATCH PAYLOAD_BYTES", "queue_driver pickup RATE SECONDS".
  * Configuration comes from the environment, as for every program. */
 #include <inttypes.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
 #include <sys/resource.h>
 
 #include "lib/clock.h"
@@ -10,9 +14,17 @@
 #include "lib/instance.h"
 #include "lib/pg.h"
 #include "lib/promise.h"
+#include "lib/redis.h"
 #include "lib/str.h"
 
-enum { WORDS_MAX = 8, LINE_SIZE = 4096 };
+enum {
+    WORDS_MAX = 8,
+    LINE_SIZE = 4096,
+    BENCH_BATCH_MAX = 50, /* an HSET of so many is one command */
+    BENCH_USERS = 100,
+    PICKUPS_MAX = 100000,
+    PICKUP_THREADS = 4
+};
 
 static void print_err(enum err e, const struct scope *sc)
 {
@@ -283,18 +295,41 @@ static void must(enum err e, const struct scope *sc)
     }
 }
 
-/* Push jobs of 100 artists, then fetch and finish them all, batch jobs a call. */
-static void bench(struct arena *a, int64_t jobs, size_t batch)
+/* Payloads go through Redis too, as they do with the queues that this is measured beside; with us
+ * they lie in the row. One command for a batch: store, read or drop. */
+static void payloads(struct scope *sc, const char *verb, const struct id *jobs, size_t n,
+                     const char *payload)
 {
-    struct queue_want want = {.queue = "audio", .worker = "bench", .max = batch};
-    struct queue_item items[QUEUE_PUSH_MAX];
-    struct id users[100];
-    struct queue_got got;
-    struct scope sc;
-    int64_t done, start = clock_mono_us(), start_cpu = cpu_us(), pushed_us, pushed_cpu;
+    static const char key[] = "{audio}:bench";
+    struct redis_args args = {0};
+    struct redis_reply reply;
     size_t i;
 
-    want.kinds[JOB_AUDIO_CONVERT] = true;
+    redis_arg(&args, verb);
+    redis_arg(&args, key);
+    for (i = 0; i < n; i++) {
+        redis_arg(&args, id_text(sc->arena, jobs[i]));
+        if (payload != NULL) {
+            redis_arg(&args, payload);
+        }
+    }
+    must(redis_call(sc, key, &args, &reply), sc);
+    for (i = 0; strcmp(verb, "HMGET") == 0 && i < n; i++) {
+        if (reply.items[i].kind != REDIS_TEXT) {
+            fputs("a payload is missing\n", stderr);
+            exit(1);
+        }
+    }
+}
+
+static void bench_push(struct arena *a, int64_t jobs, size_t batch, const char *payload)
+{
+    struct queue_item items[BENCH_BATCH_MAX];
+    struct id users[BENCH_USERS], ids[BENCH_BATCH_MAX];
+    struct scope sc;
+    int64_t done;
+    size_t i;
+
     for (i = 0; i < ARRAY_LEN(users); i++) {
         users[i] = id_make_user();
     }
@@ -302,28 +337,150 @@ static void bench(struct arena *a, int64_t jobs, size_t batch)
         arena_reset(a);
         scope_init(&sc, a, 10000);
         for (i = 0; i < batch; i++) {
-            struct id user = users[(size_t)done / batch % ARRAY_LEN(users)];
+            struct id user = users[((size_t)done + i) % ARRAY_LEN(users)];
 
-            items[i] = (struct queue_item){id_make_owned(id_place(user)), user, 0};
+            ids[i] = id_make_owned(id_place(user));
+            items[i] = (struct queue_item){ids[i], user, 0};
         }
+        payloads(&sc, "HSET", ids, batch, payload);
         must(queue_push_many(&sc, JOB_AUDIO_CONVERT, items, batch, NULL), &sc);
     }
-    pushed_us = clock_mono_us() - start;
-    pushed_cpu = cpu_us() - start_cpu;
-    for (done = 0; done < jobs; done += (int64_t)got.n) {
+}
+
+static int64_t bench_work(struct arena *a, int64_t jobs, size_t batch)
+{
+    struct queue_want want = {.queue = "audio", .worker = "bench", .max = batch};
+    struct queue_got got = {.n = 1};
+    struct id ids[BENCH_BATCH_MAX];
+    int64_t done = 0;
+    struct scope sc;
+    size_t i;
+
+    want.kinds[JOB_AUDIO_CONVERT] = true;
+    while (done < jobs && got.n > 0) {
         arena_reset(a);
         scope_init(&sc, a, 10000);
         must(queue_fetch(&sc, &want, &got), &sc);
-        must(queue_finish(&sc, "audio", 0, got.leases, got.n, QUEUE_DONE, 0), &sc);
-        if (got.n == 0) {
-            break;
+        for (i = 0; i < got.n; i++) {
+            ids[i] = got.leases[i].job;
         }
+        if (got.n > 0) {
+            payloads(&sc, "HMGET", ids, got.n, NULL);
+            must(queue_finish(&sc, "audio", 0, got.leases, got.n, QUEUE_DONE, 0), &sc);
+            payloads(&sc, "HDEL", ids, got.n, NULL);
+        }
+        done += (int64_t)got.n;
     }
-    printf("{\"jobs\":%" PRId64 ",\"batch\":%zu,\"pushUs\":%.2f,\"pushCpuUs\":%.2f,"
-           "\"totalUs\":%.2f,\"totalCpuUs\":%.2f}\n",
-           done, batch, (double)pushed_us / (double)jobs, (double)pushed_cpu / (double)jobs,
-           (double)(clock_mono_us() - start) / (double)jobs,
-           (double)(cpu_us() - start_cpu) / (double)jobs);
+    return done;
+}
+
+/* bench JOBS BATCH PAYLOAD_BYTES: push jobs of 100 artists, then fetch and finish them all, batch
+ * jobs a call. */
+static void bench(struct arena *a, int64_t jobs, size_t batch, size_t payload_bytes)
+{
+    char *payload = calloc(1, payload_bytes + 1);
+    int64_t start = clock_mono_us(), start_cpu = cpu_us(), pushed_us, done;
+
+    if (payload == NULL || batch < 1 || batch > BENCH_BATCH_MAX) {
+        exit(2);
+    }
+    memset(payload, 'x', payload_bytes);
+    bench_push(a, jobs, batch, payload);
+    pushed_us = clock_mono_us() - start;
+    done = bench_work(a, jobs, batch);
+    printf("{\"jobs\":%" PRId64 ",\"wallS\":%.6f,\"pushS\":%.6f,\"cpuS\":%.6f}\n", done,
+           (double)(clock_mono_us() - start) / 1e6, (double)pushed_us / 1e6,
+           (double)(cpu_us() - start_cpu) / 1e6);
+    free(payload);
+}
+
+/* --- Pick-up: from when a push was due, at a fixed rate, to the fetch that brings the job. --- */
+
+static struct {
+    _Atomic bool is_over;
+    _Atomic size_t n;
+    int64_t waited_us[PICKUPS_MAX];
+} pickup;
+
+/* A job's id carries the microsecond at which its push was due. */
+static void *pick_up(void *unused)
+{
+    struct arena *a = arena_open(1 << 20);
+    struct queue_want want = {.queue = "audio", .worker = "pickup", .max = 1};
+    struct queue_got got;
+    struct scope sc;
+
+    (void)unused;
+    want.kinds[JOB_AUDIO_CONVERT] = true;
+    while (!atomic_load(&pickup.is_over)) {
+        arena_reset(a);
+        scope_init(&sc, a, 10000);
+        must(queue_fetch(&sc, &want, &got), &sc);
+        if (got.n == 0) {
+            must(queue_wait(&sc, "audio", 0, 200), &sc);
+            continue;
+        }
+        {
+            size_t at = atomic_fetch_add(&pickup.n, 1);
+            int64_t due_us;
+
+            memcpy(&due_us, got.leases[0].user.bytes + 8, sizeof(due_us));
+            pickup.waited_us[at % PICKUPS_MAX] = clock_mono_us() - (due_us >> 8);
+        }
+        must(queue_finish(&sc, "audio", 0, got.leases, 1, QUEUE_DONE, 0), &sc);
+    }
+    redis_thread_done();
+    arena_close(&a);
+    return NULL;
+}
+
+static int by_value(const void *a, const void *b)
+{
+    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+
+    return (x > y) - (x < y);
+}
+
+/* pickup RATE SECONDS: RATE pushes a second, whether or not the last was picked up. */
+static void bench_pickup(struct arena *a, int64_t rate, int64_t seconds)
+{
+    pthread_t threads[PICKUP_THREADS];
+    int64_t start = clock_mono_us() + 100000, n;
+    size_t i, got;
+
+    for (i = 0; i < PICKUP_THREADS; i++) {
+        pthread_create(&threads[i], NULL, pick_up, NULL);
+    }
+    for (n = 0; n < rate * seconds && n < PICKUPS_MAX; n++) {
+        int64_t due_us = start + n * 1000000 / rate, left_us = due_us - clock_mono_us();
+        const struct timespec rest = {.tv_sec = left_us / 1000000,
+                                      .tv_nsec = left_us % 1000000 * 1000};
+        struct id user = id_make_user();
+        int64_t mark = due_us << 8 | user.bytes[8];
+        struct scope sc;
+
+        if (left_us > 0) {
+            clock_nanosleep(CLOCK_MONOTONIC, 0, &rest, NULL);
+        }
+        memcpy(user.bytes + 8, &mark, sizeof(mark));
+        user.bytes[8] = (uint8_t)((user.bytes[8] & 0x3f) | 0x80); /* still a UUID */
+        arena_reset(a);
+        scope_init(&sc, a, 10000);
+        must(queue_push(&sc, JOB_AUDIO_CONVERT, id_make_owned(id_place(user)), user), &sc);
+    }
+    while (atomic_load(&pickup.n) < (size_t)n) {
+        clock_nanosleep(CLOCK_MONOTONIC, 0, &(struct timespec){.tv_nsec = 10000000}, NULL);
+    }
+    atomic_store(&pickup.is_over, true);
+    for (i = 0; i < PICKUP_THREADS; i++) {
+        pthread_join(threads[i], NULL);
+    }
+    got = atomic_load(&pickup.n);
+    qsort(pickup.waited_us, got, sizeof(pickup.waited_us[0]), by_value);
+    printf("{\"jobs\":%zu,\"p50Ms\":%.3f,\"p99Ms\":%.3f,\"maxMs\":%.3f}\n", got,
+           (double)pickup.waited_us[got / 2] / 1000,
+           (double)pickup.waited_us[got * 99 / 100] / 1000,
+           (double)pickup.waited_us[got - 1] / 1000);
 }
 
 int main(int argc, char **argv)
@@ -338,10 +495,12 @@ int main(int argc, char **argv)
     instance_open(&(struct instance_plan){.path = NULL});
     pg_open();
     setvbuf(stdout, NULL, _IOLBF, 0);
-    if (argc == 4 && strcmp(argv[1], "bench") == 0) {
-        size_t batch = (size_t)number_of(argv[3]);
-
-        bench(a, number_of(argv[2]), batch < 1 || batch > QUEUE_PUSH_MAX ? 1 : batch);
+    if (argc == 5 && strcmp(argv[1], "bench") == 0) {
+        bench(a, number_of(argv[2]), (size_t)number_of(argv[3]), (size_t)number_of(argv[4]));
+        return 0;
+    }
+    if (argc == 4 && strcmp(argv[1], "pickup") == 0) {
+        bench_pickup(a, number_of(argv[2]), number_of(argv[3]));
         return 0;
     }
     while (fgets(line, sizeof(line), stdin) != NULL) {

@@ -15,6 +15,7 @@ import time
 
 sys.dont_write_bytecode = True
 
+import jobs  # noqa: E402
 import kept  # noqa: E402
 import measure  # noqa: E402
 import peers  # noqa: E402
@@ -147,6 +148,8 @@ def bench(world, options):
     say("bench: presigning; waveform")
     presign = single.presign(world, options.rounds)
     waveform = single.waveform(world, options.rounds + 2)
+    say("bench: the job queue beside BullMQ")
+    queue = jobs.run(world, options.rounds)
     say("bench: GET /api/auth/me beside Express and Go")
     me, memory, same_script = me_and_peers(world, options.rounds, options.seconds)
     say("bench: the ladder")
@@ -166,9 +169,11 @@ def bench(world, options):
     summary["rows"] += memory_rows(memory)
     summary["rows"].append(row("presign", "presigned URLs, one core", "URLs/s", presign, 50000))
     summary["rows"] += waveform_rows(waveform)
+    summary["rows"] += jobs.rows(row, queue)
     summary["ladder"] = ladder_table(steps, me["maxbooster"])
     summary["samples"] = {**me, **steps}
     summary["waveform"] = waveform
+    summary["queue"] = queue
     summary["machine"]["loadAverageAfter"] = os.getloadavg()[0]
     summary["tookS"] = round(time.monotonic() - began)
     return summary

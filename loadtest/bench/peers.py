@@ -50,7 +50,12 @@ def _mark_done(mark, state):
 
 def install_express(out):
     """node_modules in build/bench/express, at the versions of package.json."""
-    source, folder = os.path.join(SOURCES, "express"), os.path.join(out, "express")
+    return install(out, "express")
+
+
+def install(out, name):
+    """The same for any peer in Node."""
+    source, folder = os.path.join(SOURCES, name), os.path.join(out, name)
     mark, state = os.path.join(folder, ".installed"), _newest(source)
     if _is_done(mark, state):
         return folder
