@@ -60,7 +60,7 @@ class Lab:
                "DATABASE_URL": self.server.url(self.names[0])}
         env.update({f"DATABASE_SHARD_{n:02d}_URL": self.server.url(name)
                     for n, name in enumerate(self.names) if n > 0})
-        env.update({f"MIGRATION_{k}": str(v) for k, v in limits.items()})
+        env.update({k if k == "SHARD_MAP" else f"MIGRATION_{k}": str(v) for k, v in limits.items()})
         return subprocess.Popen([sys.executable, TOOL, what, "--sql", self.folder], env=env, text=True,
                                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                 stderr=subprocess.STDOUT)
@@ -198,6 +198,14 @@ def test_a_rollback_reverts_the_newest_change_and_no_older_one(lab):
     text = lab.run("rollback")
     assert text.count("reverted pad") == 2 and "shard 02 ok: had no pad" in text
     assert [lab.ledger(s) for s in range(SHARDS)] == [["things"], ["things"], []]
+
+
+def test_a_database_of_several_shards_is_migrated_once(lab):
+    text = lab.run("deploy", SHARD_MAP="0,1,1")
+    assert text.count("ok: deployed things") == 3  # a line a shard
+    assert [lab.ledger(s) for s in range(SHARDS)] == [["things"], ["things"], []]
+    assert lab.run("rollback", SHARD_MAP="0,1,1").count("ok: reverted things") == 3
+    assert "SHARD_MAP must name 3 databases" in lab.run("status", expect=1, SHARD_MAP="0,1")
 
 
 def test_a_database_that_a_shard_has_moved_to_is_migrated(lab, server):

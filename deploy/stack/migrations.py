@@ -46,16 +46,21 @@ def dsn_of_stack(place, database, secrets, name):
 
 
 def places_of_config(values):
-    """{shard: connection string} of a configuration as the programs read it."""
-    count = values.get("SHARD_COUNT") or "1"
+    """{shard: connection string} of a configuration as the programs read it: SHARD_MAP names the
+    number of each shard's database, which is its own where it is empty."""
+    count, numbers = values.get("SHARD_COUNT") or "1", values.get("SHARD_MAP") or ""
     if not count.isdecimal() or not values.get("DATABASE_URL"):
         raise Refusal("The configuration has no DATABASE_URL, or no whole number as SHARD_COUNT.")
-    named = {n: values.get(f"DATABASE_SHARD_{n:02d}_URL") or (values["DATABASE_URL"] if n == 0 else
-                                                              None) for n in range(int(count))}
-    missing = [n for n, url in named.items() if url is None]
-    if missing:
-        raise Refusal(f"The configuration has no DATABASE_SHARD_{missing[0]:02d}_URL.")
-    return named
+    numbers = numbers.split(",") if numbers else [str(n) for n in range(int(count))]
+    if len(numbers) != int(count) or not all(n.strip().isdecimal() for n in numbers):
+        raise Refusal(f"SHARD_MAP must name {count} databases by their numbers, one a shard.")
+    places = {}
+    for shard, number in enumerate(int(n) for n in numbers):
+        name = "DATABASE_URL" if number == 0 else f"DATABASE_SHARD_{number:02d}_URL"
+        if not values.get(name):
+            raise Refusal(f"The configuration has no {name}.")
+        places[shard] = values[name]
+    return places
 
 
 class Migrations:
@@ -69,10 +74,9 @@ class Migrations:
     def places(self):
         """Where the shards are: as configured, or where the newest map says that they have moved
         to."""
-        newest = (0, None)
-        for dsn in self.configured.values():
-            found = self._map_in(dsn)
-            newest = found if found[0] > newest[0] else newest
+        with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
+            newest = max(pool.map(self._map_in, set(self.configured.values())),
+                         key=lambda found: found[0], default=(0, None))
         if newest[1] is None:
             return self.configured
         words = psycopg2.extensions.parse_dsn(self.configured[0])
