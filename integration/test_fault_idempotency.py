@@ -5,6 +5,7 @@ import json
 import threading
 import uuid
 
+import psycopg2
 import pytest
 import requests
 
@@ -16,15 +17,17 @@ pytestmark = [pytest.mark.slow, pytest.mark.fault, pytest.mark.xdist_group("priv
 
 WITHIN_S = 30
 BODY = {"fileName": "song.mp3", "contentType": "audio/mpeg", "size": 1000}
-# At the commit of an answer the database takes its time: the API waits for it, and is killed. The
-# database goes on and commits. Claims (status 102) are no answers.
-SLOW_COMMIT = """
-CREATE OR REPLACE FUNCTION test_slow_commit() RETURNS trigger LANGUAGE plpgsql AS
-$$ BEGIN PERFORM pg_sleep(1.5); RETURN NULL; END $$;
-CREATE CONSTRAINT TRIGGER test_slow_commit AFTER INSERT OR UPDATE ON idempotency
+# The commit of an answer waits for a lock that the test holds: the API waits for the commit, and is
+# killed; then the database goes on and commits. Claims (status 102) are no answers.
+GATE = 4711
+GATED_COMMIT = f"""
+CREATE OR REPLACE FUNCTION test_gate() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN PERFORM pg_advisory_xact_lock_shared({GATE}); RETURN NULL; END $$;
+CREATE CONSTRAINT TRIGGER test_gate AFTER INSERT OR UPDATE ON idempotency
     DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (NEW.status <> 102)
-    EXECUTE FUNCTION test_slow_commit()"""
-ASLEEP = ("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()")
+    EXECUTE FUNCTION test_gate()"""
+AT_GATE = ("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND "
+           f"objid = {GATE}")
 
 
 @pytest.fixture(name="account")
@@ -36,16 +39,21 @@ def _account(private):
 
 
 @contextlib.contextmanager
-def slow_commits(stack):
-    """Every answer takes long to commit, on all shards."""
-    shards = range(len(stack.shard_urls()))
-    for shard in shards:
-        stack.sql(shard, SLOW_COMMIT)
+def gate(stack):
+    """Answers cannot be committed, on any shard; gives what opens the gate."""
+    urls = stack.shard_urls()
+    for shard in range(len(urls)):
+        stack.sql(shard, GATED_COMMIT)
+    holders = [psycopg2.connect(url) for url in urls]
     try:
-        yield
+        for holder in holders:
+            holder.cursor().execute("SELECT pg_advisory_lock(%s)", (GATE,))
+        yield lambda: [holder.close() for holder in holders]
     finally:
-        for shard in shards:
-            stack.sql(shard, "DROP FUNCTION test_slow_commit() CASCADE")
+        for holder in holders:
+            holder.close()
+        for shard in range(len(urls)):
+            stack.sql(shard, "DROP FUNCTION test_gate() CASCADE")
 
 
 def on_some_shard(stack, statement, *args):
@@ -61,12 +69,13 @@ def kill_at_commit(stack, client, method, path, body, headers):
         with contextlib.suppress(requests.RequestException):
             got.append(Client(client.base_url, client.address, client.token).request(
                 method, path, json=body, headers=headers, checked=False))
-    with slow_commits(stack):
+    with gate(stack) as open_gate:
         thread = threading.Thread(target=ask)
         thread.start()
-        wait_until(lambda: on_some_shard(stack, ASLEEP), WITHIN_S, "the commit")
+        wait_until(lambda: on_some_shard(stack, AT_GATE), WITHIN_S, "the commit")
         for process in stack.api_workers():
             stack.kill(process.pid)
+        open_gate()
         thread.join(WITHIN_S)
         wait_until(lambda: on_some_shard(
             stack, "SELECT 1 FROM idempotency WHERE key = %s AND status <> 102",
@@ -242,10 +251,11 @@ def test_a_log_out_that_died_after_its_effect_is_known_to_be_done(private, accou
 def test_a_reply_that_the_client_never_read_is_the_same_the_next_time(private, account):
     """The connection is cut instead of the process."""
     headers = {"Idempotency-Key": str(uuid.uuid4())}
-    with slow_commits(private):
+    with gate(private) as open_gate:
         with pytest.raises(requests.Timeout):
             Client(account.client.base_url, account.client.address, account.client.token).request(
                 "POST", "/api/audio/upload-url", json=BODY, headers=headers, timeout=0.5, checked=False)
+        open_gate()
         wait_until(lambda: on_some_shard(private, "SELECT 1 FROM idempotency WHERE key = %s",
                                          headers["Idempotency-Key"]), WITHIN_S, "the commit")
     status, text = stored_answer(private, headers)
