@@ -1,16 +1,13 @@
 /* Walks local time: whole hours while the hour or the day does not match, minutes and seconds
- * within. Local time is glibc's, by TZ: it knows every zone and its history. */
+ * within. */
 #include "lib/cron.h"
 
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 
-#include "lib/base.h"
+#include "lib/zone.h"
 
-enum { ZONE_MAX = 64, HORIZON_S = 5 * 366 * 86400, HOUR_S = 3600, MINUTE_S = 60 };
+enum { HORIZON_S = 5 * 366 * 86400, HOUR_S = 3600, MINUTE_S = 60 };
 
 static bool read_number(const char **p, int *out)
 {
@@ -120,13 +117,18 @@ bool cron_parse(const char *text, struct cron *out)
 
 bool cron_zone_is_known(const char *zone)
 {
-    char path[ZONE_MAX + 24];
+    struct zone z;
 
-    if (*zone == '\0' || *zone == '/' || strlen(zone) > ZONE_MAX || strstr(zone, "..") != NULL) {
-        return false;
-    }
-    snprintf(path, sizeof(path), "/usr/share/zoneinfo/%s", zone);
-    return access(path, R_OK) == 0;
+    return zone_load(zone, &z);
+}
+
+static struct tm local_time(const struct zone *z, time_t t)
+{
+    time_t shifted = t + zone_offset_s(z, t);
+    struct tm local;
+
+    gmtime_r(&shifted, &local);
+    return local;
 }
 
 static bool is_day(const struct cron *c, const struct tm *t)
@@ -140,12 +142,10 @@ static bool is_day(const struct cron *c, const struct tm *t)
 }
 
 /* Does the same wall-clock time come a second time at t? */
-static bool is_second(time_t t, const struct tm *local)
+static bool is_second(const struct zone *z, time_t t, const struct tm *local)
 {
-    time_t before = t - HOUR_S;
-    struct tm past;
+    struct tm past = local_time(z, t - HOUR_S);
 
-    localtime_r(&before, &past);
     return past.tm_hour == local->tm_hour && past.tm_min == local->tm_min;
 }
 
@@ -159,10 +159,10 @@ static bool is_left_out(const struct cron *c, const struct tm *past, const struc
 }
 
 /* Seconds to the next moment that may match; 0: this one does. */
-static int step(const struct cron *c, time_t t, const struct tm *local)
+static int step(const struct cron *c, const struct zone *z, time_t t, const struct tm *local)
 {
     if (!is_day(c, local) || (c->hours >> local->tm_hour & 1) == 0 ||
-        (!c->any_hour && is_second(t, local))) {
+        (!c->any_hour && is_second(z, t, local))) {
         return HOUR_S - local->tm_min * MINUTE_S - local->tm_sec;
     }
     if ((c->minutes >> local->tm_min & 1) == 0) {
@@ -171,20 +171,19 @@ static int step(const struct cron *c, time_t t, const struct tm *local)
     return (c->seconds >> local->tm_sec & 1) == 0;
 }
 
-static bool find(const struct cron *c, time_t after, time_t *found_out)
+static bool find(const struct cron *c, const struct zone *z, time_t after, time_t *found_out)
 {
+    struct tm past = local_time(z, after), local;
     time_t t = after + 1;
-    struct tm past, local;
     int seconds;
 
-    localtime_r(&after, &past);
     for (;;) {
-        localtime_r(&t, &local);
+        local = local_time(z, t);
         if (is_left_out(c, &past, &local)) {
             *found_out = t - local.tm_min * MINUTE_S - local.tm_sec;
             return true;
         }
-        seconds = step(c, t, &local);
+        seconds = step(c, z, t, &local);
         if (seconds == 0) {
             *found_out = t;
             return true;
@@ -199,25 +198,10 @@ static bool find(const struct cron *c, time_t after, time_t *found_out)
 
 bool cron_next(const struct cron *c, const char *zone, int64_t after_ms, int64_t *next_ms_out)
 {
-    const char *old = getenv("TZ");
-    char name[ZONE_MAX + 2], kept[ZONE_MAX + 2] = "";
     time_t found = 0;
-    bool is_found;
+    struct zone z;
+    bool is_found = zone_load(zone, &z) && find(c, &z, (time_t)(after_ms / 1000), &found);
 
-    if (!cron_zone_is_known(zone)) {
-        return false;
-    }
-    snprintf(kept, sizeof(kept), "%s", old == NULL ? "" : old);
-    snprintf(name, sizeof(name), ":%s", zone);
-    setenv("TZ", name, 1);
-    tzset();
-    is_found = find(c, (time_t)(after_ms / 1000), &found);
-    if (old == NULL) {
-        unsetenv("TZ");
-    } else {
-        setenv("TZ", kept, 1);
-    }
-    tzset();
     *next_ms_out = (int64_t)found * 1000;
     return is_found;
 }

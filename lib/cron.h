@@ -25,8 +25,8 @@ bool cron_parse(const char *text, struct cron *out);
 /* Is there such a time zone on this machine ("UTC", "Europe/Berlin")? */
 bool cron_zone_is_known(const char *zone);
 
-/* The first tick after a moment. False: none within five years. Sets the process's time zone for
- * the while, so only one thread of the process may call it, and no other may use local time. */
+/* The first tick after a moment. False: none within five years, or no such zone. Reads the zone's
+ * file. */
 bool cron_next(const struct cron *c, const char *zone, int64_t after_ms, int64_t *next_ms_out);
 
 #endif
