@@ -257,11 +257,18 @@ enum err h_system_metrics(struct req *r)
 {
     /* The page grows with the routes, to megabytes: more than a request's arena is made for. */
     struct arena *page = arena_open(METRICS_PAGE_BYTES);
-    struct strbuf text;
+    const char *accept = req_header(r, "ACCEPT");
+    struct strbuf text, open;
 
     arena_defer(req_arena(r), close_page, page);
     strbuf_init(&text, page, METRICS_PAGE_BYTES / 4);
     metrics_write(&text);
+    if (accept != NULL && strstr(accept, "application/openmetrics-text") != NULL) {
+        strbuf_init(&open, page, text.len + 64);
+        metrics_to_openmetrics(&text, &open);
+        return req_reply_text(r, 200, "application/openmetrics-text; version=1.0.0; charset=utf-8",
+                              &open);
+    }
     add_fleet_metrics(r, &text);
     return req_reply_text(r, 200, "text/plain; version=0.0.4; charset=utf-8", &text);
 }

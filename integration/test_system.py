@@ -238,3 +238,18 @@ def test_workers_and_schedulers_tell_their_metrics_by_the_inner_address(stack):
     inner.get("/metrics/nobody", expect=404, checked=False)
     targets = json.loads((stack.folder / "conf/targets_jobs.json").read_text())
     assert {t["labels"]["program"] for t in targets} == {"worker", "scheduler"}
+
+
+def test_metrics_are_told_as_openmetrics_to_whoever_asks_so(stack):
+    base, _, _ = stack.metrics_url.partition("/metrics")
+    reply = Client(base).get("/metrics", headers={"Accept": "application/openmetrics-text"}, expect=200)
+    assert reply.headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
+    lines = reply.text.splitlines()
+    assert lines[-1] == "# EOF" and lines.count("# EOF") == 1 and "" not in lines
+    types = {line.split(" ")[2]: line.split(" ")[3] for line in lines if line.startswith("# TYPE ")}
+    for line in lines[:-1]:
+        if not line.startswith("#"):
+            name = re.match(r"[a-z_0-9]+", line).group(0)
+            family = re.sub(r"_(total|bucket|sum|count)$", "", name)
+            kind = types[family] if family in types else types[name]
+            assert (kind == "counter") == name.endswith("_total"), line

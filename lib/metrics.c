@@ -355,6 +355,31 @@ void metrics_write_fleet(struct strbuf *out, enum metric_fleet metric, int64_t v
     strbuf_printf(out, "%s %lld\n", fleet_metrics[metric].name, (long long)value);
 }
 
+void metrics_to_openmetrics(const struct strbuf *text, struct strbuf *out)
+{
+    const char *line = text->data;
+
+    while (*line != '\0') {
+        size_t len = strcspn(line, "\n"), name_at = strlen("# HELP "), name_len;
+
+        if (*line == '#') { /* "# HELP name …", "# TYPE name …": both words have four letters */
+            name_len = strcspn(line + name_at, " ");
+            strbuf_add(out, line, name_at + name_len);
+            if (name_len > strlen("_total") && memcmp(line + name_at + name_len - strlen("_total"),
+                                                      "_total", strlen("_total")) == 0) {
+                out->len -= strlen("_total");
+                out->data[out->len] = '\0';
+            }
+            strbuf_add(out, line + name_at + name_len, len - name_at - name_len);
+        } else {
+            strbuf_add(out, line, len);
+        }
+        strbuf_putc(out, '\n');
+        line += len + (line[len] == '\n');
+    }
+    strbuf_puts(out, "# EOF\n");
+}
+
 void metrics_print_docs(FILE *out)
 {
     size_t i;

@@ -114,6 +114,10 @@ const char *metrics_fleet_field(enum metric_fleet metric);
 /* Append one metric of the fleet. */
 void metrics_write_fleet(struct strbuf *out, enum metric_fleet metric, int64_t value);
 
+/* The same page as OpenMetrics 1.0: families of counters are named without "_total", and the end is
+ * told. text is what metrics_write() wrote. */
+void metrics_to_openmetrics(const struct strbuf *text, struct strbuf *out);
+
 /* Print docs/metrics.md from the tables. */
 void metrics_print_docs(FILE *out);
 

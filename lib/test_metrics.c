@@ -180,6 +180,22 @@ static void test_the_docs_list_every_metric(void **state)
     free(docs);
 }
 
+static void test_openmetrics_names_families_without_total_and_ends(void **state)
+{
+    struct arena *arena = arena_open(1 << 20);
+    struct strbuf text, out;
+
+    (void)state;
+    strbuf_init(&text, arena, 64);
+    strbuf_init(&out, arena, 64);
+    strbuf_puts(&text, "# HELP a_total x_total y\n# TYPE a_total counter\na_total 1\n"
+                       "# TYPE b gauge\nb{l=\"_total\"} 2\n");
+    metrics_to_openmetrics(&text, &out);
+    assert_string_equal(out.data, "# HELP a x_total y\n# TYPE a counter\na_total 1\n"
+                                  "# TYPE b gauge\nb{l=\"_total\"} 2\n# EOF\n");
+    arena_close(&arena);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -192,6 +208,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_this_process_and_its_databases_are_told, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(test_the_page_is_well_formed, setup, teardown),
+        cmocka_unit_test(test_openmetrics_names_families_without_total_and_ends),
         cmocka_unit_test_setup_teardown(test_the_docs_list_every_metric, setup, teardown),
     };
 
