@@ -12,10 +12,15 @@ $(B)/bin/null-fcgi: $(B)/obj/loadtest/null_fcgi.o
 	$(call say,LINK,$@)
 	$(Q)mkdir -p $(@D) && $(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS_API)
 
-.PHONY: bench bench-programs
+.PHONY: bench bench-programs bench-overload
 bench-programs: $(BENCH_PROGRAMS)
 bench: ## benchmarks beside their peers, into build/bench (8 minutes; BENCH_ROUNDS, BENCH_SECONDS)
 	@deploy/bootstrap bench
 	@$(MAKE) --no-print-directory build bench-programs
 	@$(PYTHON) loadtest/bench/main.py --build $(B) --rounds $(BENCH_ROUNDS) \
 		--seconds $(BENCH_SECONDS) --kept-seconds $(BENCH_KEPT_SECONDS)
+
+bench-overload: ## storms of 2, 5 and 10 times the capacity, beside Express, into build/bench (4 minutes)
+	@deploy/bootstrap bench
+	@$(MAKE) --no-print-directory build $(B)/loadtest/storm
+	@$(PYTHON) loadtest/bench/overload.py --build $(B)

@@ -100,7 +100,8 @@ class Peer:
         self.name, self.proxy, self.pids = name, proxy, pids
 
 
-def _environment(world, port, log):
+def environment(world, port, log="peer.log"):
+    """What a peer is told."""
     v = world.values
     return {"PORT": str(port), "LOG_FILE": os.path.join(world.run, log), "SCRIPT": SCRIPT,
             "POOL_SIZE": str(POOL_SIZE), "PROCESSES": str(EXPRESS_PROCESSES),
@@ -118,7 +119,7 @@ def start(world, first_slot):
     for number, (name, argv) in enumerate(commands):
         port = world.base + 31 + number
         child = world.start(argv, f"{name}.out.log", port,
-                            env=_environment(world, port, f"{name}.log"))
+                            env=environment(world, port, f"{name}.log"))
         proxy = Proxy(world, first_slot + number, name).http(port).start()
         _, _, theirs = world.get("/api/auth/me", world.tokens[0], proxy.port)
         if theirs != ours:

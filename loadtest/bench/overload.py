@@ -1,0 +1,169 @@
+#!/usr/bin/python3
+"""Overload: 2, 5 and 10 times what the system carries, and what becomes of each class meanwhile.
+
+usage: overload.py [--build BUILD] [--seconds N]
+
+A stack of its own; three routes, one a class: a search that costs PostgreSQL milliseconds (best
+effort), the own account (normal), ending a session (critical). First the peak: rising rates until
+less than 98 % are answered. Then, for each factor: a calm before, the storm, a calm after, as one
+open load. Told are goodput against the peak, p99 of each class, and how long after the storm's end it
+takes until a second passes in which 99 % are answered. The same for an Express service with
+rate-limiter-flexible, on the same servers, behind the same proxy. Writes build/bench/overload.json.
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+sys.dont_write_bytecode = True
+
+import peers  # noqa: E402
+import world as worlds  # noqa: E402
+from proxies import Proxy  # noqa: E402
+from world import REPO, Refusal, World, say  # noqa: E402
+
+FLOWS = (("best_effort", 60, "GET", "/api/users/search?q=zq"), ("normal", 30, "GET", "/api/auth/me"),
+         ("critical", 10, "DELETE", "/api/auth/sessions/@"))
+USERS_MORE = 20000  # so that a search has something to look through
+CONNECTIONS = 512
+FACTORS = (2, 5, 10)
+CALM_S, STEP_S, SETTLE_S = 4, 3, 60
+ANSWERED_LEAST = 0.98
+RECOVERED = 0.99
+
+
+def storm(world, port, phases, rate):
+    """One run; rate is what all flows have together at factor 1."""
+    program = os.path.join(world.build, "loadtest/storm")
+    flows = [f"{name}:{rate * share / 100}:{method}:{path}" for name, share, method, path in FLOWS]
+    done = subprocess.run(
+        [program, str(port), str(CONNECTIONS), world.tokens_file,
+         ",".join(f"{s}:{f}" for s, f in phases), *flows],
+        capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise Refusal(f"storm: {done.stderr}")
+    world.trim_logs()
+    return json.loads(done.stdout)
+
+
+def totals(phase):
+    flows = phase["flows"].values()
+    return sum(f["asked"] for f in flows), sum(f["answered"] for f in flows)
+
+
+def find_peak(world, port):
+    """Requests a second that are answered at most."""
+    rate, best, short = 50.0, 0.0, 0
+    while short < 3:  # one step that is short may be the machine's; three in a row are the peak's
+        asked, answered = totals(storm(world, port, [(STEP_S, 1)], rate)["phases"][0])
+        best = max(best, answered / STEP_S)
+        short = short + 1 if answered < ANSWERED_LEAST * asked else 0
+        rate *= 1.25
+    settle(world, port)
+    return best
+
+
+def settle(world, port):
+    """Wait until what the load has left behind is worked off: ten quick answers in a row."""
+    good, deadline = 0, time.monotonic() + SETTLE_S
+    while good < 10 and time.monotonic() < deadline:
+        began = time.monotonic()
+        try:
+            good = good + 1 if world.get("/api/auth/me", world.tokens[0], port)[0] == 200 \
+                and time.monotonic() - began < 0.5 else 0
+        except OSError:
+            good = 0
+    if good < 10:
+        say(f"  port {port} has not come back within {SETTLE_S} s")
+
+
+def recovery_s(run, storm_ends_s):
+    """From the storm's end to the begin of the first second in which RECOVERED are answered."""
+    buckets, size = run["timeline"], run["bucketMs"] / 1000
+    first = round(storm_ends_s / size)
+    window = round(1 / size)
+    for i in range(first, len(buckets) - window + 1):
+        asked = sum(b[0] for b in buckets[i:i + window])
+        answered = sum(b[1] for b in buckets[i:i + window])
+        if asked and answered >= RECOVERED * asked:
+            return round((i - first) * size, 1)
+    return None
+
+
+def weather(world, port, peak, seconds):
+    """{factor: what became of it}; the calm is half of the peak."""
+    found = []
+    for factor in FACTORS:
+        calm = 0.5 / factor
+        settle(world, port)
+        run = storm(world, port, [(CALM_S, calm), (seconds, 1), (CALM_S + 4, calm)], peak * factor)
+        asked, answered = totals(run["phases"][1])
+        found.append({"factor": factor, "asked": asked / seconds, "goodput": answered / seconds,
+                      "ofPeak": answered / seconds / peak,
+                      "recoveryS": recovery_s(run, CALM_S + seconds),
+                      "classes": run["phases"][1]["flows"]})
+        say(f"  {factor} x: " + json.dumps(found[-1]))
+    return found
+
+
+def add_users(world):
+    sql = ("INSERT INTO users (id, email, name, password_hash) SELECT gen_random_uuid(), "
+           f"'u' || n || '@example.net', 'Artist number ' || n, 'x' FROM generate_series(1, {USERS_MORE}) n; "
+           "ANALYZE users")
+    done = subprocess.run(["psql", "-q", "-v", "ON_ERROR_STOP=1", world.values["DATABASE_URL"], "-c", sql],
+                          capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise Refusal(f"overload: {done.stderr}")
+
+
+def start_express(world):
+    peers.install(world.out, "express-limiter")
+    port = world.base + 31
+    world.start(["node", os.path.join(world.out, "express-limiter/server.js")], "express-limiter.out.log",
+                port, env={**peers.environment(world, port), "PROCESSES": "2"})
+    return Proxy(world, 0, "express").http(port).start().port
+
+
+def measure(world, seconds):
+    add_users(world)
+    result = {"peak": {}, "flows": [f[0] for f in FLOWS], "seconds": seconds,
+              "loadAverage": os.getloadavg()[0]}
+    for name, port in (("maxbooster", world.base), ("express", None)):
+        port = port or start_express(world)
+        peak = find_peak(world, port)
+        say(f"overload: {name} answers {peak:.0f}/s at most")
+        result["peak"][name] = peak
+        result[name] = weather(world, port, peak, seconds)
+    return result
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--build", default=os.path.join(REPO, "build"))
+    parser.add_argument("--seconds", type=int, default=10, help="of each storm")
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    worlds.STACK = "overload"
+    world = World(options.build, os.path.join(options.build, "bench"))
+    try:
+        world.up()
+        result = measure(world, options.seconds)
+    except (Refusal, OSError) as failure:
+        print(f"overload: {failure}", file=sys.stderr)
+        return 1
+    finally:
+        world.down()
+    result["at"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    path = os.path.join(world.out, "overload.json")
+    with open(path, "w", encoding="utf-8") as f:
+        json.dump(result, f, indent=1)
+    print(f"Written: {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
