@@ -224,6 +224,7 @@ void dispatch(struct conn *conn, struct arena *arena)
     if (conn_params(conn, arena, &r->params, &r->n_params)) {
         identify(r);
         e = serve(r);
+        guard_load_done(r, e);
     } else {
         scope_trace_new(&r->scope);
         e = ERR_HEADERS_TOO_LARGE;

@@ -7,6 +7,10 @@
  * stands, and only a short wait is (CoDel, RFC 8289, with a bound as in B. Maurer, "Fail at
  * Scale", ACM Queue 2015). The proxy and we read clocks that NTP keeps together.
  *
+ * Concurrency. A limit that finds itself (lib/limiter.h), shared by the processes of the instance:
+ * when requests get slower than they usually are, fewer are worked on at once, low classes only
+ * below a share of the limit. While no queue stands, a request may wait a moment for its turn.
+ *
  * Memory. Above a threshold bulk is refused, above the next one best effort too, and above the last
  * the process ends in order, one of an instance at a time. */
 #include <fcntl.h>
@@ -20,6 +24,8 @@
 #include "fcgi/req_private.h"
 #include "lib/clock.h"
 #include "lib/config.h"
+#include "lib/instance.h"
+#include "lib/limiter.h"
 #include "lib/log.h"
 #include "lib/metrics.h"
 
@@ -34,6 +40,11 @@ enum {
 /* How much longer than bulk a class may wait. */
 static const int patience[] = {
     [CLASS_BULK] = 1, [CLASS_BEST_EFFORT] = 2, [CLASS_NORMAL] = 4, [CLASS_CRITICAL] = 50};
+
+/* Share of the limit of concurrency that a class may use, in percent; critical needs no permit. */
+static const int shares[] = {[CLASS_BULK] = 60, [CLASS_BEST_EFFORT] = 80, [CLASS_NORMAL] = 100};
+
+static struct limiter limiter;
 
 enum memory_level { MEMORY_FINE, MEMORY_WARN, MEMORY_NO_BULK, MEMORY_NO_BEST_EFFORT, MEMORY_END };
 
@@ -78,20 +89,20 @@ static bool queue_stands(int64_t age_ms, int64_t target_ms, int64_t interval_ms)
     return now - since >= interval_ms;
 }
 
-static enum err judge_age(struct req *r)
+static enum err judge_age(struct req *r, bool *stands_out)
 {
     const struct config *c = config();
     enum route_class class = r->match.route->class;
     int64_t age_ms = age_of(r), most_ms;
 
+    *stands_out = false;
     metrics_add(METRIC_QUEUE_TIME_US, age_ms * 1000);
     r->queue_us = age_ms * 1000;
     if (c->queue_delay_target_ms == 0) {
         return OK;
     }
-    most_ms = queue_stands(age_ms, c->queue_delay_target_ms, c->queue_delay_interval_ms)
-                  ? c->queue_delay_target_ms
-                  : c->queue_delay_interval_ms;
+    *stands_out = queue_stands(age_ms, c->queue_delay_target_ms, c->queue_delay_interval_ms);
+    most_ms = *stands_out ? c->queue_delay_target_ms : c->queue_delay_interval_ms;
     if (age_ms <= most_ms * patience[class]) {
         return OK;
     }
@@ -99,6 +110,51 @@ static enum err judge_age(struct req *r)
     (void)scope_fail(&r->scope, ERR_OVERLOADED, "load: waited %lld ms for a thread",
                      (long long)age_ms);
     return scope_refuse(&r->scope, ERR_OVERLOADED, "Too many requests wait; try again.");
+}
+
+void guard_load_open(void)
+{
+    struct instance_pool shared = instance_pool("requests");
+
+    limiter.permits = shared.opens;
+    limiter.words = shared.counters;
+    limiter.owner = instance_owner();
+    limiter.most = (int)(config()->api_processes * config()->api_threads);
+}
+
+static enum err judge_concurrency(struct req *r, bool stands)
+{
+    enum route_class class = r->match.route->class;
+    int64_t until_us = stands ? 0 : clock_mono_us() + config()->queue_delay_target_ms * 1000;
+    int permit;
+
+    if (limiter.permits == NULL || class == CLASS_CRITICAL ||
+        config()->load_tolerance_percent == 0) {
+        return OK;
+    }
+    permit = limiter_enter(&limiter, shares[class], until_us);
+    r->permit_plus_1 = permit + 1;
+    if (permit >= 0) {
+        return OK;
+    }
+    r->scope.retry_after_s = RETRY_S;
+    (void)scope_fail(&r->scope, ERR_OVERLOADED, "load: %d requests are worked on",
+                     limiter_limit(&limiter) * shares[class] / 100);
+    return scope_refuse(&r->scope, ERR_OVERLOADED, "The server works on enough; try again.");
+}
+
+void guard_load_done(struct req *r, enum err e)
+{
+    int64_t took_us = clock_mono_us() - r->start_us - r->scope.timing.s3_us;
+
+    if (r->permit_plus_1 == 0) {
+        return;
+    }
+    /* What failed, or was refused at once, took another time than the work usually takes. */
+    limiter_leave(&limiter, r->permit_plus_1 - 1, r->match.route->index, e == OK ? took_us : 0,
+                  config()->load_tolerance_percent, (int)config()->load_concurrency_min);
+    r->permit_plus_1 = 0;
+    metrics_gauge(METRIC_GAUGE_CONCURRENCY_LIMIT, limiter_limit(&limiter));
 }
 
 /* Private resident memory: what is shared is the instance's file. -1: not told. */
@@ -206,6 +262,7 @@ static enum err judge_memory(struct req *r)
 enum err guard_load(struct req *r)
 {
     enum route_class class = r->match.route->class;
+    bool stands;
     enum err e;
 
     if (r->match.route->rate == RATE_FREE && class == CLASS_CRITICAL) {
@@ -213,7 +270,10 @@ enum err guard_load(struct req *r)
     }
     e = judge_memory(r);
     if (e == OK) {
-        e = judge_age(r);
+        e = judge_age(r, &stands);
+    }
+    if (e == OK) {
+        e = judge_concurrency(r, stands);
     }
     if (e != OK && !config_is_shadowed("load")) {
         metrics_add(METRIC_SHED_BULK, class == CLASS_BULK);

@@ -10,6 +10,7 @@
 #include "fcgi/req_private.h"
 #include "lib/config.h"
 #include "lib/crypto.h"
+#include "lib/depend.h"
 #include "lib/event.h"
 #include "lib/fleet.h"
 #include "lib/harden.h"
@@ -102,6 +103,8 @@ static int run(void)
     }
     metrics_open(&metrics);
     pg_open();
+    guard_load_open();
+    depend_open(n);
     password_open();
     fleet_open("api");
     start_threads(threads, n);

@@ -71,6 +71,7 @@ struct req {
     struct req_reply_out reply;
 
     int64_t start_us, queue_us, guard_us, handler_us, write_us;
+    int permit_plus_1;  /* of the limit of concurrency; 0: none held */
     const char *guard;  /* name of the guard that refused, for the log */
     const char *shadow; /* name of the guard that would have, were it not in GUARDS_SHADOW */
 };
@@ -100,6 +101,12 @@ void dispatch(struct conn *conn, struct arena *arena);
 #define GUARD(name, doc) enum err guard_##name(struct req *r);
 #include "fcgi/guards.def"
 #undef GUARD
+
+/* Once per process, before threads: join the instance's limit of concurrency. */
+void guard_load_open(void);
+
+/* Second half of the load guard: the work is over, with this outcome. */
+void guard_load_done(struct req *r, enum err e);
 
 /* Second half of the idempotency guard: store the reply, in the transaction if one is open. */
 MUST_USE enum err guard_idem_store(struct req *r);

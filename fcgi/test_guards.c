@@ -42,6 +42,8 @@ static int group_setup(void **state)
 {
     (void)state;
     setenv("PUBLIC_URL", "http://127.0.0.1:8080", 1);
+    setenv("QUEUE_DELAY_TARGET_MS", "20", 1);
+    setenv("QUEUE_DELAY_INTERVAL_MS", "100", 1);
     return config_load(stderr) ? 0 : -1;
 }
 

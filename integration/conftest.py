@@ -143,6 +143,8 @@ def private(stack):
             stack, worker, SHARD_COUNT=2, RATE_LIMIT_MAX=200,
             RATE_LIMIT_WINDOW_MS=10000,
             RATE_LIMIT_CRITICAL_MAX=20, MAX_SESSIONS=100, JOB_LEASE_MS=3000, JOB_HEARTBEAT_MS=300,
+            # nothing is shed because the tests themselves load the machine; test_guards.py changes that
+            QUEUE_DELAY_TARGET_MS=0, LOAD_TOLERANCE_PERCENT=0,
             JOB_BACKOFF_MS=200, SESSION_TTL=86400, WORKER_THREADS=4, JOB_AUDIO_ANALYSE_CONCURRENCY=1,
             JOB_AUDIO_MIX_TIMEOUT_S=3) as found:
         yield found

@@ -27,7 +27,7 @@ def told(stack, *values):
     """config set; the new epoch."""
     done = stack.ctl("config", "set", *values)
     assert done.returncode == 0, done.stdout + done.stderr
-    return int(re.match(r"epoch (\d+): (\d+) of \2 processes follow", done.stdout).group(1))
+    return int(re.search(r"^epoch (\d+): (\d+) of \2 processes follow", done.stdout, re.M).group(1))
 
 
 def reload_lines(stack, epoch):

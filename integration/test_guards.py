@@ -107,7 +107,7 @@ def test_the_limiter_admits_exactly_the_quota_over_processes_and_instances(priva
     tell(RATE_LIMIT_MAX=100, RATE_LIMIT_WINDOW_MS=86400000)
     with instances(private, 3) as sockets, concurrent.futures.ThreadPoolExecutor(64) as pool:
         sockets.append(private.fastcgi_socket())
-        for _ in range(3):
+        for _ in range(int(os.environ.get("LIMITER_RUNS", "3"))):
             token = private.user().client.token
             statuses = collections.Counter(pool.map(
                 lambda n, t=token: directly(sockets[n % 4], "GET", "/api/auth/sessions", t)[0],
@@ -127,7 +127,7 @@ def test_a_dear_route_costs_what_the_operator_says(private, tell):
 
 def test_a_limiter_in_shadow_refuses_nobody_and_tells_whom_it_would(private, tell):
     user = private.user()
-    tell(RATE_LIMIT_MAX=10, GUARDS_SHADOW="rate,load,csrf")
+    tell(RATE_LIMIT_MAX=10, GUARDS_SHADOW="rate,load,csrf", QUEUE_DELAY_TARGET_MS=20)
     before = private.metrics()["maxbooster_guard_shadowed_total"]
     statuses = [user.client.get("/api/auth/me").status for _ in range(20)]
     assert statuses == [200] * 20
@@ -153,7 +153,32 @@ def test_a_full_fleet_takes_no_newcomer_and_leaves_everybody_else_alone(private,
     rests(private, "session_guard")
 
 
-def test_requests_that_waited_too_long_are_refused_by_class(private):
+def test_fewer_are_worked_on_at_once_when_requests_get_slower_than_usual(private, tell):
+    """No slowness is tolerated here, so a storm of requests, which slow each other down, must shrink
+    the limit; when it is over all are served."""
+    user, threads = private.user(), 2 * 16
+    socket_path = private.fastcgi_socket()
+
+    def limit():
+        return min(v for k, v in private.metrics().items()
+                   if k.startswith("maxbooster_concurrency_limit") and v > 0)
+    tell(LOAD_TOLERANCE_PERCENT=100, LOAD_CONCURRENCY_MIN=1, RATE_LIMIT_MAX=1000000)
+    with concurrent.futures.ThreadPoolExecutor(48) as pool:
+        def storm():
+            found = collections.Counter(pool.map(
+                lambda _: directly(socket_path, "GET", "/api/auth/me", user.client.token)[0],
+                range(400)))
+            assert set(found) <= {200, 503}, found
+            return found[503] > 0 and limit() < threads
+        wait_until(storm, 60, "the limit to shrink", every=0)
+        acts(private, "connection_guard", 3)
+    tell(LOAD_TOLERANCE_PERCENT=100000)
+    wait_until(lambda: [user.client.get("/api/auth/me").status for _ in range(10)] == [200] * 10, 10,
+               "everybody to be served")
+
+
+def test_requests_that_waited_too_long_are_refused_by_class(private, tell):
+    tell(QUEUE_DELAY_TARGET_MS=20, QUEUE_DELAY_INTERVAL_MS=100)
     user = private.user()
     socket = private.fastcgi_socket()
     file = audio.upload(user.client, "a.mp3", tracks.short_mp3())
@@ -228,6 +253,25 @@ def test_without_redis_strangers_are_limited_by_each_process_itself(private, tel
         assert user.client.get("/api/auth/me").status == 503
         acts(private, "dependency", 4)
         assert private.metrics()["maxbooster_rate_local_total"] >= 60
+    private.wait_ready()
+
+
+def test_a_dead_s3_is_left_alone_and_probed_until_it_is_back(private):
+    """Half-open: one probe a second finds it again; nobody restarts anything."""
+    user = private.user()
+    grant = audio.store(user.client, "a.mp3", tracks.short_mp3())
+    before = {p.pid for p in private.api_workers()}
+    refused = private.metrics()["maxbooster_dependency_broken_off_total"]
+    with private.stopped("s3"):
+        def left_alone():
+            reply = audio.complete(user.client, grant["key"], expect=503)
+            assert reply.code == "dependency_unavailable"
+            return private.metrics()["maxbooster_dependency_broken_off_total"] > refused
+        wait_until(left_alone, 30, "S3 to be left alone")
+        acts(private, "dependency", 4)
+        user.client.get("/api/auth/me", expect=200)
+    wait_until(lambda: audio.complete(user.client, grant["key"]).status == 201, 20, "S3 to be used again")
+    assert {p.pid for p in private.api_workers()} == before
     private.wait_ready()
 
 

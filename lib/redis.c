@@ -6,6 +6,7 @@
 #include <stdarg.h>
 
 #include "lib/config.h"
+#include "lib/depend.h"
 #include "lib/log.h"
 #include "lib/redis_internal.h"
 #include "lib/str.h"
@@ -54,8 +55,8 @@ static enum err run_single(struct scope *sc, const struct redis_command *command
 }
 
 /* Send one command and take its reply; Redis's own errors come back as REDIS_ERROR. */
-static enum err run(struct scope *sc, const char *key, const struct redis_args *args,
-                    int64_t limit_ms, struct redis_reply *reply_out)
+static enum err run_outside(struct scope *sc, const char *key, const struct redis_args *args,
+                            int64_t limit_ms, struct redis_reply *reply_out)
 {
     const struct redis_command command = {args->n, args->text, args->len};
 
@@ -64,6 +65,18 @@ static enum err run(struct scope *sc, const char *key, const struct redis_args *
     }
     return redis_seeds()->n == 0 ? malformed(sc)
                                  : redis_cluster_run(sc, key, &command, limit_ms, reply_out);
+}
+
+/* The same within the bulkhead. Nodes are held back by redis_node.c, so no breaker counts here. */
+static enum err run(struct scope *sc, const char *key, const struct redis_args *args,
+                    int64_t limit_ms, struct redis_reply *reply_out)
+{
+    enum err e;
+
+    TRY(depend_enter(sc, DEPEND_REDIS));
+    e = run_outside(sc, key, args, limit_ms, reply_out);
+    depend_leave(DEPEND_REDIS, e == OK);
+    return e;
 }
 
 static int64_t command_limit_ms(const struct scope *sc)
@@ -87,7 +100,7 @@ enum err redis_call(struct scope *sc, const char *key, const struct redis_args *
 enum err redis_wait(struct scope *sc, const char *key, const struct redis_args *args,
                     int64_t wait_ms, struct redis_reply *reply_out)
 {
-    TRY(run(sc, key, args, config()->redis_timeout_ms + wait_ms, reply_out));
+    TRY(run_outside(sc, key, args, config()->redis_timeout_ms + wait_ms, reply_out));
     return reply_out->kind == REDIS_ERROR ? refused(sc, args->text[0], reply_out) : OK;
 }
 
@@ -269,17 +282,21 @@ enum err redis_pipeline_run(struct scope *sc, const struct redis_pipeline *p,
 {
     int64_t limit_ms = command_limit_ms(sc);
     struct redis_reply *replies = arena_array(sc->arena, struct redis_reply, p->n + 1);
+    enum err e;
     size_t i;
 
     *replies_out = replies;
     if (p->n == 0) {
         return OK;
     }
+    TRY(depend_enter(sc, DEPEND_REDIS));
     if (!is_cluster()) {
-        TRY(run_single(sc, p->commands, p->n, limit_ms, replies));
+        e = run_single(sc, p->commands, p->n, limit_ms, replies);
     } else {
-        TRY(redis_seeds()->n == 0 ? malformed(sc) : run_routed(sc, p, limit_ms, replies));
+        e = redis_seeds()->n == 0 ? malformed(sc) : run_routed(sc, p, limit_ms, replies);
     }
+    depend_leave(DEPEND_REDIS, e == OK);
+    TRY(e);
     for (i = 0; i < p->n; i++) {
         if (replies[i].kind == REDIS_ERROR) {
             return refused(sc, p->commands[i].text[0], &replies[i]);

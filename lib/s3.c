@@ -10,6 +10,7 @@
 #include "lib/clock.h"
 #include "lib/config.h"
 #include "lib/crypto.h"
+#include "lib/depend.h"
 #include "lib/http.h"
 #include "lib/s3_internal.h"
 #include "lib/s3_wire.h"
@@ -20,6 +21,7 @@
 
 enum { SCRATCH_BUDGET_BYTES = 2 * 1024 * 1024 }; /* 10,000 parts as XML take 1.1 MiB */
 enum { XML_REPLY_MAX_BYTES = 4 * 1024 * 1024 };  /* 1,000 keys of 1,024 bytes, URL-encoded */
+enum { SERVER_FAULT = 500 };                     /* statuses from here on speak of S3 itself */
 enum { SMALL_REPLY_MAX_BYTES = 16384 };
 enum { QUERY_MAX = 5, SIGNED_MAX = 3, UNSIGNED_MAX = 4 };
 enum { PAGE_ITEMS = 1000, PARTS_MAX = 10000 }; /* S3's own limits */
@@ -129,9 +131,16 @@ static enum err exchange(struct call *c, const char *payload_hash)
 /* One try, judged. */
 static enum err call_try(struct call *c, const char *payload_hash)
 {
-    enum err e = exchange(c, payload_hash);
     const char *code;
+    enum err e;
 
+    e = depend_enter(c->sc, DEPEND_S3);
+    if (e != OK) {
+        c->verdict = (struct s3_verdict){.err = e}; /* no further try would fare better now */
+        return e;
+    }
+    e = exchange(c, payload_hash);
+    depend_leave(DEPEND_S3, e == OK && c->reply.status < SERVER_FAULT);
     if (e != OK) {
         c->verdict = (struct s3_verdict){.err = e, .is_passing = e == ERR_DEPENDENCY_UNAVAILABLE};
         return e;
@@ -180,7 +189,7 @@ static enum err call_run(struct call *c)
         crypto_sha256_hex(c->body, c->body_len, hash);
     }
     while ((e = call_try(c, hash)) != OK && c->verdict.is_passing && tries < c->retries &&
-           pause_before_try(c, tries + 1)) {
+           depend_may_retry(DEPEND_S3) && pause_before_try(c, tries + 1)) {
         c->may_be_done = c->may_be_done || c->reply.sent;
         tries++;
     }

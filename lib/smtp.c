@@ -6,6 +6,7 @@
 #include <curl/curl.h>
 #include <string.h>
 
+#include "lib/depend.h"
 #include "lib/http.h"
 #include "lib/str.h"
 
@@ -190,14 +191,17 @@ enum err smtp_send(struct scope *sc, const char *url, const char *from, const ch
     if (left_ms <= 0) {
         return scope_fail(sc, ERR_TIMED_OUT, "smtp: no time left");
     }
+    TRY(depend_enter(sc, DEPEND_SMTP));
     http_open();
     c = curl_easy_init();
     if (c == NULL) {
+        depend_leave(DEPEND_SMTP, true);
         return scope_fail(sc, ERR_INTERNAL, "smtp: no handle");
     }
     u->data = smtp_lines(sc->arena, message, len, &u->len);
     recipient.data = arena_strdup(sc->arena, to_bare);
     e = perform(sc, c, url, from_bare, &recipient, u, left_ms);
     curl_easy_cleanup(c);
+    depend_leave(DEPEND_SMTP, e != ERR_DEPENDENCY_UNAVAILABLE && e != ERR_WRITE_UNKNOWN);
     return e;
 }

@@ -9,6 +9,7 @@
 
 #include "lib/config.h"
 #include "lib/crypto.h"
+#include "lib/depend.h"
 #include "lib/door.h"
 #include "lib/fleet.h"
 #include "lib/harden.h"
@@ -80,6 +81,7 @@ int main(int argc, char **argv)
     }
     instance_open(&plan);
     pg_open();
+    depend_open(0);
     (void)door_open((int)config()->metrics_port, figures_write);
     fleet_open("worker");
     status = worker_run(queues == NULL ? config()->worker_queues : queues);

@@ -157,6 +157,22 @@ static int await(struct scope *sc, int64_t epoch)
     }
 }
 
+/* The proxy is no member of the fleet: its limits are those that it was started with. */
+static void tell_of_the_edge(const struct config_pair *changes, size_t n)
+{
+    size_t i;
+
+    for (i = 0; i < n; i++) {
+        if (strcmp(changes[i].name, "RATE_LIMIT_MAX") == 0 ||
+            strcmp(changes[i].name, "RATE_LIMIT_WINDOW_MS") == 0 ||
+            strcmp(changes[i].name, "BODY_MAX_BYTES") == 0) {
+            puts("note: the proxy's own limits are rendered from the file; where they are to rise "
+                 "too, set it there as well and render them again (make up NAME=value)");
+            return;
+        }
+    }
+}
+
 static int change(struct scope *sc, const struct config_pair *changes, size_t n)
 {
     struct fleet_state state;
@@ -182,6 +198,7 @@ static int change(struct scope *sc, const struct config_pair *changes, size_t n)
     if (e != OK) {
         return ctl_fail(sc, e, "telling the fleet");
     }
+    tell_of_the_edge(changes, n);
     return await(sc, epoch);
 }
 
