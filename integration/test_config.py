@@ -20,7 +20,8 @@ def fleet(private):
 
 def epochs(stack):
     """Epochs of all API processes, by the metrics."""
-    return [int(v) for k, v in stack.metrics().items() if k.startswith("maxbooster_config_epoch{")]
+    return [int(v) for values in stack.metrics_of_instances() for k, v in values.items()
+            if k.startswith("maxbooster_config_epoch{")]
 
 
 def told(stack, *values):

@@ -105,14 +105,14 @@ def test_without_postgresql_reads_and_writes_are_refused_and_all_comes_back(
 def shard_away(private, shard):
     """One shard's database takes no connections, and those that it had are ended."""
     name = urllib.parse.urlsplit(private.shard_urls()[shard]).path.lstrip("/")
-    elsewhere = (shard + 1) % len(private.shard_urls())
-    private.sql(elsewhere, f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+    server = private.server_of(shard)
+    private.server_sql(server, f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
     try:
-        private.sql(elsewhere, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                    "WHERE datname = %s", name)
+        private.server_sql(server, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                           "WHERE datname = %s", name)
         yield
     finally:
-        private.sql(elsewhere, f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+        private.server_sql(server, f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
 
 
 def test_a_shard_that_is_down_takes_only_its_own_users(private, api_pids):

@@ -43,13 +43,14 @@ def acts(stack, layer, level):
     """Wait until status and metrics tell that the layer acts."""
     wait_until(lambda: (d := degradation(stack))[0] >= level and layer in d[1], 3, f"{layer} to act",
                every=0.05)
-    assert stack.metrics()[f'maxbooster_layer_active{{layer="{layer}"}}'] == 1
+    assert stack.metrics()[f'maxbooster_layer_active{{layer="{layer}"}}'] >= 1
 
 
 def rests(stack, layer):
     """Wait until they tell that it does not."""
-    wait_until(lambda: layer not in degradation(stack)[1], 8, f"{layer} to rest")
-    assert stack.metrics()[f'maxbooster_layer_active{{layer="{layer}"}}'] == 0
+    wait_until(lambda: layer not in degradation(stack)[1]
+               and stack.metrics()[f'maxbooster_layer_active{{layer="{layer}"}}'] == 0, 8,
+               f"{layer} to rest")
 
 
 def params(method, path, token=None, age_s=0.0, **more):
@@ -233,21 +234,22 @@ def test_a_process_that_holds_too_much_memory_is_replaced_one_at_a_time(private,
         most_gone = max(most_gone, len(before) - len(private.api_workers()))
     assert not before & {p.pid for p in private.api_workers()}
     assert set(statuses) == {200, 401}
-    assert most_gone <= 1
+    assert most_gone <= len(private.programs_of("api"))  # each instance minds its own
     assert private.metrics()["maxbooster_processes_recycled_total"] >= len(before)
 
 
 def test_without_redis_strangers_are_limited_by_each_process_itself(private, tell):
     """A public profile needs PostgreSQL only; its limit becomes the processes' own."""
-    user = private.user()
+    user, instances_there = private.user(), len(private.programs_of("api"))
     path = f"/api/users/{user.id}"
     tell(RATE_LIMIT_MAX=40, RATE_LIMIT_WINDOW_MS=3600000)
     with private.stopped("redis"):
         wait_until(lambda: private.client().get(path).status == 200, 5, "the profile")
         one = Client(private.url)
-        statuses = collections.Counter(one.get(path).status for _ in range(60))
+        statuses = collections.Counter(one.get(path).status for _ in range(60 * instances_there))
         assert set(statuses) == {200, 429}
-        assert 20 <= statuses[200] <= 40, statuses  # half of the quota for each of two processes
+        # Half of the quota for each of an instance's two processes.
+        assert 20 <= statuses[200] <= 40 * instances_there, statuses
         signed_in = Client(private.url, token=user.client.token)
         assert signed_in.get(path, expect=200).json["id"] == user.id
         assert user.client.get("/api/auth/me").status == 503

@@ -100,6 +100,12 @@ class Stack:
                 cursor.execute(statement, arguments)
                 return cursor.fetchall() if cursor.description else []
 
+    def server_of(self, shard):
+        """The program of the PostgreSQL server that has a shard."""
+        port = re.search(r"port=(\d+)", self.shard_urls()[shard]).group(1)
+        return next(p for p in self.programs_of("postgres") if re.search(
+            rf"^port = {port}$", (self.folder / f"conf/{p}.conf").read_text(), re.M))
+
     def server_sql(self, program, statement, *arguments):
         """Run a statement on a PostgreSQL server, primary or replica, as its superuser."""
         conf = (self.folder / f"conf/{program}.conf").read_text()
@@ -142,16 +148,23 @@ class Stack:
         return subprocess.run([str(self.folder / "bin/maxboosterctl"), *words], env=env, input=text,
                               capture_output=True, text=True, timeout=30, check=False)
 
-    def metrics(self):
-        """{name with labels: value}, summed over the instances."""
-        found = collections.Counter()
+    def metrics_of_instances(self):
+        """{name with labels: value} of each instance."""
+        found = []
         for n, _ in enumerate(self.programs_of("api"), 1):
             text = Client(f"http://127.0.0.1:{self.port + 20 + n}").get("/metrics", expect=200).text
-            for line in text.splitlines():
-                if line and not line.startswith("#"):
-                    name, _, value = line.rpartition(" ")
-                    found[name] += float(value)
+            lines = [line.rpartition(" ") for line in text.splitlines()
+                     if line and not line.startswith("#")]
+            found.append({name: float(value) for name, _, value in lines})
         return found
+
+    def metrics(self):
+        """The same, summed over the instances."""
+        total = collections.Counter()
+        for values in self.metrics_of_instances():
+            for name, value in values.items():
+                total[name] += value
+        return total
 
     def log_files(self):
         """All log files of the stack."""
