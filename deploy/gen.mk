@@ -38,12 +38,11 @@ $(B)/gen/breached_passwords.h $(B)/gen/breached_passwords.c &: tools/gen_passwor
 # Code of the job types: prototypes, and the perfect hash that finds them.
 GEN_WORKER_OBJ += $(B)/obj/gen/jobs.o
 GEN_HEADERS += $(B)/gen/job_protos.h
-$(B)/gen/job_protos.h: workers/jobs.gperf
-	$(call say,GEN,$@)
-	$(Q)mkdir -p $(@D) && sed -nE 's/^"[a-z-]+",.*\.run = ([a-z0-9_]+).*/enum err \1(struct job *j);/p' $< >$@
-$(B)/gen/jobs.c: workers/jobs.gperf
-	$(call say,GEN,$@)
-	$(Q)mkdir -p $(@D) && gperf --output-file=$@ $<
+$(B)/gen/job_protos.h $(B)/gen/jobs.gperf &: tools/gen_jobs.py lib/job.def $(wildcard workers/job_*.c)
+	$(call say,GEN,$(B)/gen/jobs.gperf)
+	$(Q)$(PYTHON) tools/gen_jobs.py lib/job.def workers $(B)/gen && touch $(B)/gen/job_protos.h $(B)/gen/jobs.gperf
+$(B)/gen/jobs.c: $(B)/gen/jobs.gperf
+	$(Q)gperf --output-file=$@ $<
 
 # Drivers and measuring programs that use the library directly.
 $(B)/loadtest/%: $(B)/obj/loadtest/%.o $(B)/lib.a

@@ -19,7 +19,7 @@
 
 /* Every type of job: JOB_AUDIO_CONVERT … (job.def). */
 enum job_kind {
-#define JOB(symbol, name, queue, priority, timeout_s, concurrency, retries) JOB_##symbol,
+#define JOB(symbol, small, name, queue, priority, timeout_s, concurrency, retries) JOB_##symbol,
 #include "lib/job.def"
 #undef JOB
     JOB__COUNT

@@ -8,10 +8,10 @@
 #include "lib/str.h"
 
 static const struct job_type types[JOB__COUNT] = {
-#define JOB(symbol, name_text, queue_text, priority_word, timeout_s, concurrency, retries) \
-    [JOB_##symbol] = {.kind = JOB_##symbol,                                                \
-                      .name = name_text,                                                   \
-                      .queue = queue_text,                                                 \
+#define JOB(symbol, small, name_text, queue_text, priority_word, timeout_s, concurrency, retries) \
+    [JOB_##symbol] = {.kind = JOB_##symbol,                                                       \
+                      .name = name_text,                                                          \
+                      .queue = queue_text,                                                        \
                       .priority = JOB_PRIORITY_##priority_word},
 #include "lib/job.def"
 #undef JOB
@@ -57,7 +57,7 @@ static size_t setting_offset(const struct job_type *type, const char *suffix)
             return config_fields[i].offset;
         }
     }
-    abort(); /* our bug: a row of job.def without its rows in config.def; the unit test finds it */
+    abort(); /* our bug: a row of job.def whose name is not its symbol; the unit test finds it */
 }
 
 /* A key that lives as long as the program. */

@@ -17,9 +17,9 @@ static int load_config(void **state)
 static void test_every_row_has_its_settings_with_its_figures_as_defaults(void **state)
 {
     (void)state;
-#define JOB(symbol, name, queue, priority, timeout_s, concurrency_, retries_) \
-    assert_int_equal(job_limits(JOB_##symbol).timeout_ms, (timeout_s)*1000);  \
-    assert_int_equal(job_limits(JOB_##symbol).concurrency, concurrency_);     \
+#define JOB(symbol, small, name, queue, priority, timeout_s, concurrency_, retries_) \
+    assert_int_equal(job_limits(JOB_##symbol).timeout_ms, (timeout_s)*1000);         \
+    assert_int_equal(job_limits(JOB_##symbol).concurrency, concurrency_);            \
     assert_int_equal(job_limits(JOB_##symbol).retries, retries_);
 #include "lib/job.def"
 #undef JOB

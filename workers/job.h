@@ -1,5 +1,5 @@
 /* One attempt of a job, as its code sees it. A file workers/job_<type>.c includes this and lib/
- * headers, nothing else of workers/; its function stands in jobs.gperf.
+ * headers, nothing else of workers/; its function is job_<type>(), and by its file it is found.
  *
  * The function does the work, says what came of it with job_result(), and returns OK; or it
  * returns an error, and the worker decides: what can never work fails at once, what a dependency
@@ -74,7 +74,7 @@ void job_publish(struct job *j, enum err (*fn)(struct job *j, struct scope *sc, 
 void job_discard(struct job *j, void (*fn)(struct job *j, struct scope *sc, void *context),
                  void *context);
 
-/* The functions that jobs.gperf names. */
+/* The functions of all types that have code. */
 #include "job_protos.h"
 
 #endif

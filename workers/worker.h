@@ -18,7 +18,7 @@
 /* Why a running job must stop; the first reason stays. */
 enum stop { STOP_NONE, STOP_CANCELLED, STOP_LOST, STOP_SHUTDOWN };
 
-/* Code of a type: a row of jobs.gperf. */
+/* Code of a type: a file of workers/ (tools/gen_jobs.py). */
 struct job_code {
     const char *name;
     enum err (*run)(struct job *j);
