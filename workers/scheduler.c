@@ -24,7 +24,7 @@ enum {
     EXIT_CONFIG = 78, /* EX_CONFIG */
     ARENA_BYTES = 8 << 20,
     CALL_LIMIT_MS = 5000,
-    LOCK_TTL_MS = 5000,
+    LOCK_TTL_MS = 3000,
     LOCK_FRESH_MS = 500,
     TEND_CALLS_MAX = 50,
     QUEUES_MAX = 16

@@ -43,6 +43,7 @@ static struct walk {
     int64_t after_updated_at;
     struct id after_id;
     int64_t start_mono_ms; /* of this walk; the next one waits */
+    int64_t age_ms;        /* younger rows are on their way */
     bool is_begun;
 } walks[PG_MAP_DATABASES_MAX];
 static int64_t walks_epoch;
@@ -94,7 +95,7 @@ static bool walk_on(struct arena *arena, int database, int64_t *n_new)
     arena_reset(arena);
     scope_init(&sc, arena, QUERY_LIMIT_MS);
     e = pg_many(&sc,
-                q_jobs_unfinished(&sc, pg_place_on_database(database), clock_wall_ms() - AGE_MS,
+                q_jobs_unfinished(&sc, pg_place_on_database(database), clock_wall_ms() - w->age_ms,
                                   w->is_begun ? w->after_updated_at : ABSENT_I64, w->after_id,
                                   BATCH),
                 &shape_unfinished, &rows, &n);
@@ -114,53 +115,57 @@ static bool walk_on(struct arena *arena, int database, int64_t *n_new)
     return e == OK && n == BATCH;
 }
 
-static bool is_hurried(void)
+/* When Redis lost a queue last, on the monotonic clock; -1: not within HURRY_MS. */
+static int64_t loss_mono_ms(void)
 {
     size_t n, i;
     const char *const *queues = queue_names(&n);
+    int64_t latest_ms = HURRY_MS;
 
     for (i = 0; i < n; i++) {
         int64_t lost_ms = queues_lost_ms(queues[i]);
 
-        if (lost_ms >= 0 && lost_ms < HURRY_MS) {
-            return true;
-        }
+        latest_ms = lost_ms >= 0 && lost_ms < latest_ms ? lost_ms : latest_ms;
     }
-    return false;
+    return latest_ms < HURRY_MS ? clock_mono_ms() - latest_ms : -1;
 }
 
-static void round_of(struct arena *arena, int database, int batches, int64_t *n_new)
+/* Is there something to walk on? After a loss a walk begins anew at once, with the youngest rows:
+ * what is pushed twice is known, and who is put back late is served late. */
+static bool begin(struct walk *w, int64_t lost_at_ms)
 {
-    struct walk *w = &walks[database];
-    int i;
+    int64_t now = clock_mono_ms();
+    bool is_behind = lost_at_ms >= 0 && w->start_mono_ms <= lost_at_ms;
 
-    if (!w->is_begun && clock_mono_ms() - w->start_mono_ms < PAUSE_MS) {
-        return;
+    if (!is_behind && (w->is_begun || now - w->start_mono_ms < PAUSE_MS)) {
+        return w->is_begun;
     }
-    if (!w->is_begun) {
-        w->start_mono_ms = clock_mono_ms();
-        w->after_id = (struct id){{0}};
-    }
-    for (i = 0; i < batches && lead_keep(arena) && !scheduler_stopping(); i++) {
-        if (!walk_on(arena, database, n_new)) {
-            w->is_begun = false;
-            return;
-        }
-    }
+    *w = (struct walk){.start_mono_ms = now, .age_ms = is_behind ? 0 : AGE_MS};
+    return true;
 }
 
 void putback_round(struct arena *arena)
 {
-    int batches = is_hurried() ? HURRY_BATCHES : 1;
-    int64_t n_new = 0;
-    int database;
+    int64_t lost_at_ms = loss_mono_ms(), n_new = 0;
+    int batches = lost_at_ms >= 0 ? HURRY_BATCHES : 1, i, database;
+    bool goes_on[ARRAY_LEN(walks)] = {false};
 
     if (walks_epoch != pg_map_now()->epoch) { /* the numbers mean other databases now */
         walks_epoch = pg_map_now()->epoch;
         memset(walks, 0, sizeof(walks));
     }
     for (database = 0; database < pg_database_count(); database++) {
-        round_of(arena, database, batches, &n_new);
+        goes_on[database] = begin(&walks[database], lost_at_ms);
+    }
+    for (i = 0; i < batches; i++) { /* in turns, so that no database's artists come first */
+        for (database = 0;
+             database < pg_database_count() && lead_keep(arena) && !scheduler_stopping();
+             database++) {
+            if (goes_on[database]) {
+                goes_on[database] = walk_on(arena, database, &n_new);
+                walks[database].is_begun = goes_on[database];
+            }
+        }
     }
     figures_count(DOOR_PUT_BACK, n_new);
     if (n_new > 0) {

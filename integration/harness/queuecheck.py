@@ -370,13 +370,13 @@ class Check:
             wanted = [fence] if status == "completed" else []
             assert effects[job] == wanted, (job, rows[job], effects[job])
         late = self._lateness(storm, rows)
-        jain = self._jain(users, unit)
+        jain, shares = self._jain(users, unit)
         runs = sum(row[0] for row in self.rows.run("SELECT count(*) FROM check_runs"))
         assert late <= LATE_MAX_S, f"{late:.1f} s late beyond the outages"
-        assert jain >= JAIN_MIN, f"Jain {jain:.3f}"
+        assert jain >= JAIN_MIN, f"Jain {jain:.3f} of {shares}"
         return {"jobs": len(rows), "runs": runs, "stalls": sum(row[5] for row in rows.values()),
                 "cancelled": len(self.cancelled), "late_s": round(late, 2),
-                "jain": round(jain, 3), "faults": len(storm.told)}
+                "jain": round(jain, 3), "shares": shares, "faults": len(storm.told)}
 
     def _lateness(self, storm, rows):
         """The longest that a job of an artist without a backlog waited, outages taken off."""
@@ -392,7 +392,7 @@ class Check:
         return worst
 
     def _jain(self, users, unit):
-        """Jain's index of what the artists had got when the smallest backlogs were nearly done."""
+        """Jain's index of what the artists had got when the smallest backlogs were nearly done; that."""
         order = [user for _, user in sorted(self.rows.run(
             "SELECT e.at, j.user_id::text FROM check_effects AS e JOIN jobs AS j"
             " ON j.id = e.job_id"))]
@@ -403,7 +403,8 @@ class Check:
                 if got[user] >= 0.8 * unit * min(SHARES):
                     break
         shares = [got[user] for user in users]
-        return sum(shares) ** 2 / (len(shares) * sum(share ** 2 for share in shares))
+        jain = sum(shares) ** 2 / (len(shares) * sum(share ** 2 for share in shares))
+        return jain, shares
 
 
 def union(spans):
