@@ -3,6 +3,7 @@
 BENCH_ROUNDS ?= 3
 BENCH_SECONDS ?= 5
 BENCH_KEPT_SECONDS ?= 3
+BENCH_LONG ?=
 BENCH_PROGRAMS := $(addprefix $(B)/bin/,bench-presign media-driver null-fcgi) $(B)/loadtest/queue_driver
 
 $(B)/bin/bench-presign: $(B)/obj/loadtest/bench_presign.o $(B)/lib.a
@@ -14,11 +15,11 @@ $(B)/bin/null-fcgi: $(B)/obj/loadtest/null_fcgi.o
 
 .PHONY: bench bench-programs bench-overload
 bench-programs: $(BENCH_PROGRAMS)
-bench: ## benchmarks beside their peers, into build/bench (8 minutes; BENCH_ROUNDS, BENCH_SECONDS)
+bench: ## benchmarks beside their peers, into build/bench (15 minutes; BENCH_ROUNDS, BENCH_SECONDS)
 	@deploy/bootstrap bench
 	@$(MAKE) --no-print-directory build bench-programs
 	@$(PYTHON) loadtest/bench/main.py --build $(B) --rounds $(BENCH_ROUNDS) \
-		--seconds $(BENCH_SECONDS) --kept-seconds $(BENCH_KEPT_SECONDS)
+		--seconds $(BENCH_SECONDS) --kept-seconds $(BENCH_KEPT_SECONDS) $(if $(BENCH_LONG),--long)
 
 bench-overload: ## storms of 2, 5 and 10 times the capacity, beside Express, into build/bench (4 minutes)
 	@deploy/bootstrap bench

@@ -15,6 +15,7 @@ import time
 
 sys.dont_write_bytecode = True
 
+import audio  # noqa: E402
 import jobs  # noqa: E402
 import kept  # noqa: E402
 import measure  # noqa: E402
@@ -119,10 +120,9 @@ def memory_rows(memory):
                 True)]
 
 
-def waveform_rows(w):
-    return [row(f"waveform-{kind}", f"waveform of a 4-minute MP3, {title}, × ffmpeg -f null", "×",
-                w[kind], 1.15, True, ours=w[f"ours{field}"], peer=w[f"ffmpeg{field}"])
-            for kind, title, field in (("wall", "wall time", "WallS"), ("cpu", "CPU time", "CpuS"))]
+def audio_rows(found):
+    return [row(name, text, "×", value, goal, True, ours=ours, peer=peer)
+            for name, text, value, goal, ours, peer in found]
 
 
 def ladder_table(samples, me):
@@ -145,9 +145,9 @@ def bench(world, options):
     peers.install_express(world.out), peers.build_go(world.out)
     say("bench: a stack of its own")
     world.up()
-    say("bench: presigning; waveform")
+    say("bench: presigning; audio")
     presign = single.presign(world, options.rounds)
-    waveform = single.waveform(world, options.rounds + 2)
+    sound = audio.run(world, options.rounds, options.long)
     say("bench: the job queue beside BullMQ")
     queue = jobs.run(world, options.rounds)
     say("bench: GET /api/auth/me beside Express and Go")
@@ -168,11 +168,10 @@ def bench(world, options):
                                measure.figure(steps["health"], "perSecond"), 25000))
     summary["rows"] += memory_rows(memory)
     summary["rows"].append(row("presign", "presigned URLs, one core", "URLs/s", presign, 50000))
-    summary["rows"] += waveform_rows(waveform)
+    summary["rows"] += audio_rows(sound)
     summary["rows"] += jobs.rows(row, queue)
     summary["ladder"] = ladder_table(steps, me["maxbooster"])
     summary["samples"] = {**me, **steps}
-    summary["waveform"] = waveform
     summary["queue"] = queue
     summary["machine"]["loadAverageAfter"] = os.getloadavg()[0]
     summary["tookS"] = round(time.monotonic() - began)
@@ -192,6 +191,8 @@ def main():
     parser.add_argument("--seconds", type=int, default=5, help="of each run")
     parser.add_argument("--kept-seconds", type=int, default=3,
                         help="of each run with kept connections")
+    parser.add_argument("--long", action="store_true",
+                        help="convert an hour to every format, not to two")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the stack is dropped
     out = os.path.join(options.build, "bench")

@@ -1,13 +1,12 @@
-"""Benchmarks without load: presigning, and the waveform of a track beside plain decoding."""
+"""Benchmarks without load: presigning; and what audio.py needs: a track, and the times of a program."""
 
 import json
 import os
 import resource
-import statistics
 import subprocess
 import time
 
-from measure import ratio, spread
+from measure import spread
 from world import Refusal
 
 MUSIC = "/usr/share/games/asc/music/machine_wars.mp3"
@@ -47,31 +46,19 @@ def track(out):
     return path
 
 
-def _timed(argv):
-    """Wall and CPU seconds of a program and its children."""
-    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+def run(argv, environment=None):
+    """Run a program that must succeed."""
     done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                          check=False)
-    wall = time.monotonic() - began
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+                          check=False, env=environment)
     if done.returncode != 0:
         raise Refusal(f"{argv[0]} failed: {done.stdout}{done.stderr}")
+
+
+def timed(argv, environment=None):
+    """Wall and CPU seconds of a program and its children."""
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    run(argv, environment)
+    wall = time.monotonic() - began
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return {"wallS": wall,
             "cpuS": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime}
-
-
-def waveform(world, rounds):
-    """Our waveform and ffmpeg's bare decoding of the same track, in turns."""
-    path = track(world.out)
-    ours = [os.path.join(world.build, "bin/media-driver"), "--discard", "run", "waveform",
-            "{}", os.path.join(world.run, "waveform"), path]
-    theirs = ["ffmpeg", "-v", "error", "-nostdin", "-i", path, "-f", "null", "-"]
-    _timed(ours), _timed(theirs)  # both programs and the track get into the page cache
-    pairs = [(_timed(theirs), _timed(ours)) for _ in range(rounds)]
-    return {"isMusic": os.path.exists(MUSIC), "rounds": rounds,
-            "oursWallS": statistics.median(o["wallS"] for _, o in pairs),
-            "oursCpuS": statistics.median(o["cpuS"] for _, o in pairs),
-            "ffmpegWallS": statistics.median(f["wallS"] for f, _ in pairs),
-            "ffmpegCpuS": statistics.median(f["cpuS"] for f, _ in pairs),
-            "wall": ratio([o for _, o in pairs], [f for f, _ in pairs], "wallS"),
-            "cpu": ratio([o for _, o in pairs], [f for f, _ in pairs], "cpuS")}

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 
 REPO = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
@@ -130,18 +131,31 @@ class World:
         with urllib.request.urlopen(request, timeout=timeout) as reply:
             return reply.status, dict(reply.headers), reply.read()
 
-    def _post(self, path, document):
+    def post(self, path, document, token=None):
+        """The reply's document."""
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.base}{path}", json.dumps(document).encode(),
             {"Content-Type": "application/json"})
+        if token:
+            request.add_header("Authorization", f"Bearer {token}")
         with urllib.request.urlopen(request, timeout=30) as reply:
             return json.load(reply)
+
+    def delete(self, path, token):
+        """The status, whatever it is."""
+        request = urllib.request.Request(f"http://127.0.0.1:{self.base}{path}", method="DELETE",
+                                         headers={"Authorization": f"Bearer {token}"})
+        try:
+            with urllib.request.urlopen(request, timeout=30) as reply:
+                return reply.status
+        except urllib.error.HTTPError as refusal:
+            return refusal.code
 
     def _make_users(self):
         for i in range(USERS):
             account = {"email": f"bench{i}@example.com", "password": f"slow turtle {i} eats salad"}
-            self._post("/api/auth/register", {**account, "name": f"Bench {i}"})
-            self.tokens.append(self._post("/api/auth/login", account)["token"])
+            self.post("/api/auth/register", {**account, "name": f"Bench {i}"})
+            self.tokens.append(self.post("/api/auth/login", account)["token"])
         with open(os.open(self.tokens_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w",
                   encoding="ascii") as f:
             f.write("\n".join(self.tokens) + "\n")
