@@ -105,7 +105,7 @@ def test_the_rate_limiter_acts_and_everybody_else_is_served(private, tell):
 def test_the_limiter_admits_exactly_the_quota_over_processes_and_instances(private, tell):
     """2,000 tries at once for 100 permits, without the proxy, over the stack's instance and three
     more; the window is a day, so nothing is refilled meanwhile."""
-    tell(RATE_LIMIT_MAX=100, RATE_LIMIT_WINDOW_MS=86400000)
+    tell(RATE_LIMIT_MAX=100, RATE_LIMIT_WINDOW_MS=86400000, BULKHEAD_PERCENT=100)
     with instances(private, 3) as sockets, concurrent.futures.ThreadPoolExecutor(64) as pool:
         sockets.append(private.fastcgi_socket())
         for _ in range(int(os.environ.get("LIMITER_RUNS", "3"))):
