@@ -177,6 +177,28 @@ def test_an_aborted_way_back_leaves_the_move_as_it_was(fleet, load, place):
     load.stop()
 
 
+def test_a_move_goes_on_behind_a_crash_of_the_servers():
+    with fleet_of(1, servers=2) as fleet:
+        for _ in range(20):
+            fleet.add_user()
+        place = fleet.location("mb_new", 1)
+        for step in ("step copy", "step compare", "step cut"):
+            fleet.ctl_killed_at(step, "shards", "move", "0", "--to", place)
+            for server in fleet.servers:
+                server.stop()
+                server.start()
+            fleet.add_user()
+        fleet.ctl("shards", "move", "0", "--to", place)
+        fleet.add_user()
+        for server in fleet.servers:
+            server.stop()
+            server.start()
+        fleet.check()
+        assert fleet.databases() == (1, [place])
+        fleet.ctl("shards", "way-back")
+        fleet.check()
+
+
 # --- Rows that differ. ---
 
 def test_a_row_that_differs_forbids_the_cut_over(fleet, load, place):

@@ -15,6 +15,7 @@ from harness import audio, reshardlab, stack as stacks, tracks
 from harness.client import Client, random_email
 from harness.waits import wait_until
 
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 PASSWORD = "a quiet harbour at dawn"
 pytestmark = pytest.mark.xdist_group("private")
 
@@ -170,6 +171,13 @@ def check_rows(operator, crowd):
     return {table: len(rows) for table, rows in found.items() if rows}
 
 
+def migrations_of(stack, command):
+    """make db-… of a stack."""
+    return subprocess.run([str(ROOT / "deploy/stack.py"), command, f"STACK={stack.folder.name}"],
+                          capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
+                          timeout=120)
+
+
 @pytest.fixture(scope="module", name="private")
 def make_private(stack):
     worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0")
@@ -188,6 +196,8 @@ def test_a_stack_in_use_is_split_and_goes_back_and_is_split_for_good(private):
         print(text, f"longest request: {crowd.take_longest_ms()} ms", sep="\n")
         count, places = operator.databases()
         assert count == 4 and len(set(places)) == 4 and not set(places) & set(before)
+        refused = migrations_of(private, "db-rollback")
+        assert refused.returncode != 0 and "Shards are being moved" in refused.stderr, refused
         crowd.go_on()
         print(operator("way-back"), f"longest request: {crowd.take_longest_ms()} ms", sep="\n")
         assert operator.databases() == (4, before + before)
@@ -222,10 +232,7 @@ def test_everything_goes_on_behind_a_split(private):
 
 
 def test_the_migrations_know_where_the_shards_are(private):
-    root = pathlib.Path(__file__).resolve().parent.parent
-    done = subprocess.run([str(root / "deploy/stack.py"), "db-status",
-                           f"STACK={private.folder.name}"], capture_output=True, text=True,
-                          check=False, stdin=subprocess.DEVNULL)
+    done = migrations_of(private, "db-status")
     assert done.returncode == 0, done.stdout + done.stderr
     lines = [line for line in done.stdout.splitlines() if line.startswith("shard ")]
     assert [line[:8] for line in lines] == [f"shard {n:02d}" for n in range(4)], done.stdout

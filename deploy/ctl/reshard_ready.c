@@ -122,11 +122,38 @@ static enum err check_source(struct rs *rs, const struct rs_run *run, int *n_out
     return OK;
 }
 
+/* Every shard of the source goes to one target, and no other shard does. */
+static enum err check_shards(struct rs *rs, const struct rs_run *run)
+{
+    int source = rs_map_find(&rs->map, run->source), i, j, n = 0, n_source = 0;
+    bool seen[RS_SHARDS_MAX] = {false}, well = true;
+
+    for (i = 0; i < run->n_targets; i++) {
+        for (j = 0; j < run->targets[i].n_shards; j++, n++) {
+            int shard = run->targets[i].shards[j];
+
+            well = well && shard < run->shard_count && !seen[shard];
+            seen[shard] = true;
+        }
+    }
+    for (i = 0; i < run->shard_count; i++) { /* of a map that is still to be doubled, too */
+        n_source += rs->map.shards[i % rs->map.n_shards] == source;
+        well = well && seen[i] == (rs->map.shards[i % rs->map.n_shards] == source);
+    }
+    if (!well || n != n_source) {
+        return scope_fail(rs->sc, ERR_CONFLICT,
+                          "%s holds too many shards for one move (%d targets at most)", run->source,
+                          RS_TARGETS_MAX);
+    }
+    return OK;
+}
+
 enum err rs_run_check(struct rs *rs, struct rs_run *run)
 {
     struct pg_admin *c;
     int i, n = 0;
 
+    TRY(check_shards(rs, run));
     TRY(check_source(rs, run, &n));
     TRY(check_server(rs, run->source, run->n_targets, &n));
     for (i = 0; i < run->n_targets; i++) {

@@ -109,6 +109,25 @@ enum err rs_stream_subscribe(struct rs *rs, const struct rs_stream *s, bool with
                  with_copy ? "true" : "false");
 }
 
+/* A slot whose WAL is gone (max_slot_wal_keep_size) never goes on. */
+static enum err check_slot(struct rs *rs, const struct rs_stream *s)
+{
+    const char *name = s->name;
+    struct pg_admin *c;
+    bool is_lost;
+
+    TRY(rs_peer(rs, s->from, &c));
+    TRY(rs_truth(rs, c,
+                 "SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1::text"
+                 " AND wal_status = 'lost')",
+                 1, &name, &is_lost));
+    return is_lost ? scope_fail(rs->sc, ERR_CONFLICT,
+                                "%s: the WAL that slot %s needs is gone (max_slot_wal_keep_size): "
+                                "abort the move, and begin again",
+                                s->from, s->name)
+                   : OK;
+}
+
 /* Tables that are still being copied, those that are not begun included; errors so far. */
 static enum err look_at_copy(struct rs *rs, const struct rs_stream *s, int64_t *left_out,
                              int64_t *rows_out, int64_t *errors_out)
@@ -137,6 +156,7 @@ enum err rs_stream_await_copy(struct rs *rs, const struct rs_stream *s)
 
     while (left > 0) {
         rs_forget(rs);
+        TRY(check_slot(rs, s));
         TRY(look_at_copy(rs, s, &left, &rows, &errors));
         if (errors > ERRORS_MAX) {
             return scope_fail(rs->sc, ERR_DEPENDENCY_UNAVAILABLE,
@@ -183,6 +203,7 @@ enum err rs_stream_await(struct rs *rs, const struct rs_stream *s, const char *l
             return OK;
         }
         if (clock_mono_ms() >= until_ms) {
+            TRY(check_slot(rs, s));
             return scope_fail(rs->sc, ERR_TIMED_OUT, "%s is behind %s", s->to, params[1]);
         }
         rs_nap(AWAIT_NAP_MS);

@@ -1,6 +1,7 @@
 """The migrations on all databases of a stack, several at a time."""
 
 import concurrent.futures
+import contextlib
 import json
 import os
 import signal
@@ -15,7 +16,8 @@ from .say import Refusal
 from .topology import shard_name
 
 AT_ONCE = 8
-# Newest map of the shards that a database holds, where it has the table.
+# Moves of shards, and the newest map, that a database knows, where it has the tables.
+OPEN_MOVES = "SELECT id, state FROM shard_moves WHERE state NOT IN ('done', 'aborted')"
 NEWEST_MAP = "SELECT epoch, map FROM shard_map ORDER BY epoch DESC LIMIT 1"
 
 
@@ -74,16 +76,46 @@ class Migrations:
     def places(self):
         """Where the shards are: as configured, or where the newest map says that they have moved
         to."""
-        with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
-            newest = max(pool.map(self._map_in, set(self.configured.values())),
-                         key=lambda found: found[0], default=(0, None))
-        if newest[1] is None:
+        newest = self._newest_map()
+        if newest is None:
             return self.configured
+        return {s: self._dsn_at(newest["databases"][d]["location"])
+                for s, d in enumerate(newest["shards"])}
+
+    def _newest_map(self):
+        """The newest map that a configured database has; None: none has one."""
+        with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
+            return max(pool.map(self._map_in, set(self.configured.values())),
+                       key=lambda found: found[0], default=(0, None))[1]
+
+    def _dsn_at(self, location):
+        """Connection string of the owner to a location of a map."""
         words = psycopg2.extensions.parse_dsn(self.configured[0])
         owner = {k: words[k] for k in ("user", "password") if k in words}
-        locations = [d["location"] for d in newest[1]["databases"]]
-        return {s: psycopg2.extensions.make_dsn(locations[d], **owner)
-                for s, d in enumerate(newest[1]["shards"])}
+        return psycopg2.extensions.make_dsn(location, **owner)
+
+    def refuse_while_moving(self):
+        """Replication carries no changes of the schema: none may be made until a move of shards is
+        cleaned up. An open move is known to the database that it leaves."""
+        newest = self._newest_map() or {}
+        left = [self._dsn_at(d["location"]) for d in newest.get("retired", [])]
+        for dsn in sorted({*self.places().values(), *left}):
+            for move, state in self._open_moves(dsn):
+                raise Refusal(f"Shards are being moved (move {move} is {state}): the schema must not "
+                              "change until maxboosterctl shards clean-up, or abort.")
+
+    @staticmethod
+    def _open_moves(dsn):
+        try:
+            connection = psycopg2.connect(dsn, connect_timeout=5)
+        except psycopg2.Error:
+            return []  # it is told where it is to be migrated
+        with contextlib.closing(connection), connection.cursor() as cursor:
+            cursor.execute("SELECT to_regclass('shard_moves') IS NOT NULL")
+            if not cursor.fetchone()[0]:
+                return []
+            cursor.execute(OPEN_MOVES)
+            return cursor.fetchall()
 
     @staticmethod
     def _map_in(dsn):
@@ -159,6 +191,8 @@ class Migrations:
 
     def deploy(self):
         """Deploy what is missing, everywhere."""
+        if self.is_behind():
+            self.refuse_while_moving()
         return self._tell(self._locked(lambda t: t.deploy()),
                           lambda done: f"deployed {', '.join(done)}" if done else "up to date")
 
@@ -175,6 +209,7 @@ class Migrations:
 
     def rollback(self):
         """Revert the newest change of any database, wherever it is deployed."""
+        self.refuse_while_moving()
         states = self.states()
         unknown = {s: r for s, r in states.items() if isinstance(r, Failure)}
         if unknown:
