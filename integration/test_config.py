@@ -87,10 +87,10 @@ def test_a_bad_value_changes_nothing_and_says_what_is_allowed(fleet):
 
 
 def test_a_process_that_comes_later_runs_with_what_was_told(fleet):
-    epoch = told(fleet, "MAX_FILE_SIZE=3000000")
+    epoch, processes = told(fleet, "MAX_FILE_SIZE=3000000"), len(fleet.api_workers())
     dead = fleet.kill_api_process()
     wait_until(lambda: dead not in {p.pid for p in fleet.api_workers()}
-               and epochs(fleet) == [epoch] * int(fleet.env.get("API_PROCESSES", "2")), 10,
+               and epochs(fleet) == [epoch] * processes, 10,
                "a new process at the epoch")
     assert "MAX_FILE_SIZE=3000000\n" in fleet.ctl("config", "show").stdout
 

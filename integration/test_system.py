@@ -231,13 +231,16 @@ def test_our_programs_gain_no_privileges_and_leave_no_core(stack):
 def test_workers_and_schedulers_tell_their_metrics_by_the_inner_address(stack):
     base, _, _ = stack.metrics_url.partition("/metrics")
     inner = Client(base)
-    worker = inner.get("/metrics/worker", expect=200, checked=False).text
-    assert "\nmaxbooster_worker_threads " in worker
-    scheduler = inner.get("/metrics/scheduler", expect=200, checked=False).text
-    assert "\nmaxbooster_scheduler_leading 1\n" in scheduler
+    workers, schedulers = stack.programs_of("worker"), stack.programs_of("scheduler")
+    for name in workers:
+        text = inner.get(f"/metrics/{name}", expect=200, checked=False).text
+        assert "\nmaxbooster_worker_threads " in text
+    leads = [inner.get(f"/metrics/{name}", expect=200, checked=False).text.count(
+        "\nmaxbooster_scheduler_leading 1\n") for name in schedulers]
+    assert sum(leads) == 1
     inner.get("/metrics/nobody", expect=404, checked=False)
     targets = json.loads((stack.folder / "conf/targets_jobs.json").read_text())
-    assert {t["labels"]["program"] for t in targets} == {"worker", "scheduler"}
+    assert {t["labels"]["program"] for t in targets} == {*workers, *schedulers}
 
 
 def test_metrics_are_told_as_openmetrics_to_whoever_asks_so(stack):
