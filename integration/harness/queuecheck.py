@@ -127,9 +127,13 @@ class Storm:
                 threading.Event().wait(time_left)
             self.told.append(f"{time.monotonic() - begun:.1f} {fault.__name__} {number:.2f}")
             fault(number)
+        self.end()
+        self.world.heal()
+
+    def end(self):
+        """Whatever still comes has come."""
         for healer in self._healers:
             healer.join()
-        self.world.heal()
 
     def _later(self, seconds, action):
         healer = threading.Timer(seconds, action)
@@ -253,22 +257,24 @@ class Check:
         self._stop = threading.Event()
         urls = {f"DATABASE_SHARD_{n:02d}_URL": lab.postgres.url(n) for n in range(queuelab.SHARDS)}
         self.env = {**SETTINGS, **urls, **world.settings, "WORKER_THREADS": str(THREADS)}
-        self._starts = 0
+        self._started, self._lock = [], threading.Lock()
 
-    def _start(self, program, *arguments):
-        self._starts += 1
-        return queuelab.Process(program, arguments, self.env,
-                                self.lab.folder / f"{self.world.name}-{self.seed}-{self._starts}.log")
+    def _start(self, places, which, program, *arguments):
+        """Put a process in that place; two faults at once may both want to bring one back."""
+        with self._lock:
+            if places[which] is not None and places[which].lives():
+                return
+            log = f"{self.world.name}-{self.seed}-{len(self._started)}.log"
+            places[which] = queuelab.Process(program, arguments, self.env, self.lab.folder / log)
+            self._started.append(places[which])
 
     def start_worker(self, which):
         """Put a worker in that place."""
-        if not self._stop.is_set():
-            self.workers[which] = self._start(self.lab.worker_program, "--queues", QUEUE)
+        self._start(self.workers, which, self.lab.worker_program, "--queues", QUEUE)
 
     def start_scheduler(self, which):
         """The same for a scheduler."""
-        if not self._stop.is_set():
-            self.schedulers[which] = self._start(self.lab.scheduler_program)
+        self._start(self.schedulers, which, self.lab.scheduler_program)
 
     def _promise(self, driver, promises, lose=0.0):
         """Commit, then push, which may fail or never happen."""
@@ -336,9 +342,9 @@ class Check:
             figures = self._prove(storm, users, unit)
         finally:
             self._stop.set()
-            for process in [*self.workers, *self.schedulers]:
-                if process is not None:
-                    process.kill()
+            storm.end()
+            for process in self._started:
+                process.kill()
             print(f"seed {self.seed} {self.world.name}: {'; '.join(storm.told)}")
         driver.close()
         self.rows.close()

@@ -273,6 +273,10 @@ class Process:
         return [line["status"] for line in self.lines
                 if line.get("event") == "job" and line["jobId"] == job_id]
 
+    def lives(self):
+        """Does it?"""
+        return self._process.poll() is None
+
     def signal(self, number):
         """Send a signal."""
         self._process.send_signal(number)
