@@ -47,6 +47,7 @@ class Fleet:
     """Databases for a number of shards on a server, and another server to move to."""
 
     def __init__(self, shards, servers=1):
+        self.program = build("bin/maxboosterctl")[0]  # first: if it fails, no server is left
         self.servers = [pglab.Server(**SERVER) for _ in range(servers)]
         first = self.servers[0]
         for server in self.servers:
@@ -59,7 +60,6 @@ class Fleet:
             first.sql(f"CREATE DATABASE mb_{shard:02d} OWNER app TEMPLATE pattern")
         self.shards = shards
         self.rows = {table: {} for table in TABLES}  # what was acknowledged
-        self.program = build("bin/maxboosterctl")[0]
 
     def location(self, name, server=0):
         """A place, as maps have it."""
