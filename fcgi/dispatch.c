@@ -7,6 +7,7 @@
 #include "lib/log.h"
 #include "lib/metrics.h"
 #include "lib/pg.h"
+#include "lib/session.h"
 
 struct guard {
     const char *name;
@@ -95,6 +96,26 @@ static enum err settle(struct req *r, enum err e)
     return e;
 }
 
+/* Before the reply: whoever has read it may ask the next question at once, of any instance. If the
+ * mark cannot be kept, the time after which no replica in use can lack the write is waited for. */
+static void keep_mark(struct req *r)
+{
+    const char *cause = r->scope.cause;
+    struct timespec pause = {0};
+    struct pg_mark mark;
+    int64_t wait_ms;
+
+    if (!r->who.is_signed_in || !pg_written(&r->scope, r->who.place, &mark) ||
+        session_mark(&r->scope, r->who.user, mark) == OK) {
+        return;
+    }
+    r->scope.cause = cause; /* the request's own outcome stays */
+    wait_ms = scope_left_ms(&r->scope, config()->db_max_replica_lag_ms);
+    pause.tv_sec = wait_ms / 1000;
+    pause.tv_nsec = wait_ms % 1000 * 1000000;
+    nanosleep(&pause, NULL);
+}
+
 static enum err serve(struct req *r)
 {
     int64_t guarded_us;
@@ -102,6 +123,7 @@ static enum err serve(struct req *r)
     int i;
 
     TRY(read_line(r));
+    r->scope.reads_replica = !r->is_unsafe;
     e = run_guards(r);
     guarded_us = clock_mono_us();
     r->guard_us = guarded_us - r->start_us;
@@ -111,6 +133,9 @@ static enum err serve(struct req *r)
     e = settle(r, e);
     if (r->scope.leases != NULL) {
         pg_release(&r->scope);
+    }
+    if (r->scope.n_marks > 0) {
+        keep_mark(r);
     }
     for (i = 0; e == OK && i < r->n_after_commit; i++) {
         r->after_commit[i].fn(r, r->after_commit[i].context);
@@ -189,6 +214,7 @@ static void count_request(const struct req *r, enum err e, bool is_sent)
     metrics_add(METRIC_SESSIONS_REFUSED, e == ERR_SESSION_CAPACITY);
     metrics_add(METRIC_DEPENDENCY_UNAVAILABLE, e == ERR_DEPENDENCY_UNAVAILABLE);
     metrics_add(METRIC_DB_CALLS, t->db_count);
+    metrics_add(METRIC_DB_REPLICA_CALLS, t->replica_count);
     metrics_add(METRIC_REDIS_CALLS, t->redis_count);
     metrics_add(METRIC_S3_CALLS, t->s3_count);
     metrics_add(METRIC_DB_TIME_US, t->db_us);

@@ -7,6 +7,7 @@
 #include "fcgi/req_private.h"
 #include "lib/config.h"
 #include "lib/metrics.h"
+#include "lib/pg.h"
 #include "lib/session.h"
 
 /* What a route costs by RATE_LIMIT_COSTS, read once per snapshot and thread. */
@@ -183,6 +184,9 @@ enum err guard_session(struct req *r)
     r->who.place = id_place(claim.user);
     r->who.session = claim.session;
     r->who.role = session.role;
+    if (session.has_written) {
+        pg_see(&r->scope, r->who.place, session.written);
+    }
     TRY(judge_rate(r, &policy, &verdict));
     if (r->match.route->auth == AUTH_ADMIN && strcmp(session.role, "admin") != 0) {
         return scope_refuse(&r->scope, ERR_FORBIDDEN, "Only an administrator may see this.");

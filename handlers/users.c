@@ -52,6 +52,7 @@ enum err h_users_get(struct req *r)
     if (got.state != CACHE_BUILD) {
         return reply_cached(r, &got);
     }
+    sc->reads_replica = false; /* what is kept for all must not be older than its invalidation */
     e = pg_one(sc, q_users_profile(sc, id), &shape_profile, &profile);
     if (e != OK && e != ERR_NOT_FOUND && got.text != NULL) {
         scope_forgive(sc);

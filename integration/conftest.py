@@ -16,9 +16,9 @@ from harness import mail, record, stack as stacks
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MAIL_SERVER = pytest.StashKey()
 ALONE = {"test_cron", "test_media", "test_migrations", "test_mix", "test_outbox", "test_pg",
-         "test_pg_faults", "test_pg_map", "test_promise", "test_queue", "test_queue_check",
-         "test_redis", "test_reshard", "test_s3_signatures", "test_schema", "test_sessions",
-         "test_smtp"}
+         "test_pg_faults", "test_pg_map", "test_pg_replicas", "test_promise", "test_queue",
+         "test_queue_check", "test_redis", "test_reshard", "test_s3_signatures", "test_schema",
+         "test_sessions", "test_smtp"}
 
 
 def mail_folder():

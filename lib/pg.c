@@ -13,7 +13,8 @@
 enum {
     ANSWER_GRACE_MS = 500, /* a statement that its timeout has ended is told to us within this */
     ROLLBACK_MS = 1000,    /* longer, and closing the connection is the better rollback */
-    MOVES_MAX = 3          /* that one query goes after */
+    MOVES_MAX = 3,         /* that one query goes after */
+    REPLICA_MS = 1000      /* longer, and the primary is asked */
 };
 
 enum err pg_err_of_sqlstate(const char *sqlstate)
@@ -77,8 +78,8 @@ static int64_t answer_until_ms(const struct scope *sc, int64_t now_ms)
 }
 
 /* The error of a talk that did not end well. */
-static enum err fail(struct scope *sc, const char *name, enum pg_fate fate, bool is_write,
-                     bool in_tx, const struct pg_answer *a)
+static enum err fail(struct scope *sc, const struct pg_lease *l, const char *name,
+                     enum pg_fate fate, bool is_write, bool in_tx, const struct pg_answer *a)
 {
     enum err e = fate == PG_LATE ? ERR_TIMED_OUT : ERR_DEPENDENCY_UNAVAILABLE;
 
@@ -87,8 +88,8 @@ static enum err fail(struct scope *sc, const char *name, enum pg_fate fate, bool
     } else if (is_write && !in_tx) {
         e = ERR_WRITE_UNKNOWN;
     }
-    return scope_fail(sc, e, "shard %d: %s: %s%s%s", sc->shard, name, a->message,
-                      a->sqlstate[0] != '\0' ? " " : "", a->sqlstate);
+    return scope_fail(sc, e, "shard %d: %s: %s: %s%s%s", sc->shard, pg_pool_name(l->pool), name,
+                      a->message, a->sqlstate[0] != '\0' ? " " : "", a->sqlstate);
 }
 
 static enum pg_opening opening_of(const struct pg_lease *l)
@@ -104,13 +105,23 @@ static enum pg_opening opening_of(const struct pg_lease *l)
 static enum pg_fate talk(struct scope *sc, struct pg_lease *l, const struct pg_query *q,
                          int64_t start_us, struct pg_answer *a)
 {
-    int64_t end_us;
-    enum pg_fate fate =
-        pg_conn_query(l->conn, q, opening_of(l), answer_until_ms(sc, start_us / 1000), a);
+    int64_t until_ms = answer_until_ms(sc, start_us / 1000), end_us, lsn = 0;
+    bool is_noted = !q->read_only && l->tx == PG_TX_NONE && pg_lease_wants_position(l);
+    enum pg_fate fate;
 
+    if (l->row != NULL && until_ms > start_us / 1000 + REPLICA_MS) {
+        until_ms = start_us / 1000 + REPLICA_MS;
+    }
+    fate = is_noted ? pg_conn_write(l->conn, q, until_ms, a, &lsn)
+                    : pg_conn_query(l->conn, q, opening_of(l), until_ms, a);
+    if (is_noted && fate != PG_REFUSED) {
+        pg_lease_note(sc, l, lsn);
+    }
+    l->has_written = l->has_written || !q->read_only;
     end_us = clock_mono_us();
     sc->timing.db_us += end_us - start_us;
     sc->timing.db_count++;
+    sc->timing.replica_count += l->row != NULL;
     if (l->tx == PG_TX_PENDING) {
         l->tx = PG_TX_OPEN;
     }
@@ -142,7 +153,7 @@ static enum err go_after(struct scope *sc, const struct pg_query *q, struct pg_l
         }
     }
     sc->shard = pg_shard_of(q->place);
-    TRY(pg_lease_take(sc, q->place, clock_mono_ms(), lease));
+    TRY(pg_lease_take(sc, q->place, false, clock_mono_ms(), lease));
     if ((*lease)->pool == old) {
         return scope_fail(sc, ERR_DEPENDENCY_UNAVAILABLE,
                           "shard %d: %s: it has moved, and %s does not know where to", sc->shard,
@@ -150,6 +161,15 @@ static enum err go_after(struct scope *sc, const struct pg_query *q, struct pg_l
     }
     (*lease)->tx = has_begun ? PG_TX_PENDING : PG_TX_NONE;
     return OK;
+}
+
+/* Did a replica fail where the primary may well answer? That is also so where it was asked to
+ * cancel a query whose rows the primary has cleaned up (40001). */
+static bool is_for_the_primary(const struct pg_lease *l, enum pg_fate fate,
+                               const struct pg_answer *a)
+{
+    return l->row != NULL &&
+           (fate != PG_REFUSED || pg_err_of_sqlstate(a->sqlstate) == ERR_DEPENDENCY_UNAVAILABLE);
 }
 
 /* Did it fail in a way that running it once more can do no harm, and may help? */
@@ -190,8 +210,14 @@ static enum err run_on(struct scope *sc, const struct pg_query *q, struct pg_lea
             TRY(go_after(sc, q, &l));
             continue;
         }
+        if (is_for_the_primary(l, fate, a)) {
+            pg_lease_give(sc, l);
+            TRY(pg_lease_take(sc, q->place, false, clock_mono_ms(), &l));
+            n_moves++; /* its first try there */
+            continue;
+        }
         if (tries - n_moves > 0 || !is_worth_another(fate, q, in_tx, is_first, a)) {
-            return fail(sc, q->name, fate, !q->read_only, in_tx, a);
+            return fail(sc, l, q->name, fate, !q->read_only, in_tx, a);
         }
         TRY(pg_lease_reconnect(sc, l));
         l->tx = is_first ? PG_TX_PENDING : PG_TX_NONE;
@@ -213,7 +239,7 @@ static enum err run(struct scope *sc, const struct pg_query *q, enum pg_kind kin
         return scope_fail(sc, ERR_TIMED_OUT, "%s: no time left to ask", q->name);
     }
     sc->shard = pg_shard_of(q->place);
-    TRY(pg_lease_take(sc, q->place, start_us / 1000, &l));
+    TRY(pg_lease_take(sc, q->place, q->read_only && sc->reads_replica, start_us / 1000, &l));
     if (sc->timing.pool_wait_us != waited_us) {
         start_us = clock_mono_us();
     }
@@ -280,9 +306,10 @@ enum err pg_begin(struct scope *sc, struct place place)
     struct pg_lease *l;
 
     sc->shard = pg_shard_of(place);
-    TRY(pg_lease_take(sc, place, clock_mono_ms(), &l));
+    TRY(pg_lease_take(sc, place, false, clock_mono_ms(), &l));
     assert(l->tx == PG_TX_NONE);
     l->tx = PG_TX_PENDING;
+    l->has_written = false;
     return OK;
 }
 
@@ -290,16 +317,22 @@ enum err pg_begin(struct scope *sc, struct place place)
  * answers COMMIT with ROLLBACK is PostgreSQL's way. */
 static enum err commit(struct scope *sc, struct pg_lease *l)
 {
-    int64_t start_us = clock_mono_us();
+    static const struct pg_query q = {.name = "commit", .sql = "COMMIT", .kind = PG_EXEC};
+    bool is_noted = l->has_written && pg_lease_wants_position(l);
+    int64_t start_us = clock_mono_us(), until_ms = answer_until_ms(sc, start_us / 1000), lsn = 0;
     struct pg_answer a;
-    enum pg_fate fate =
-        pg_conn_command(l->conn, "COMMIT", answer_until_ms(sc, start_us / 1000), &a);
+    enum pg_fate fate = is_noted ? pg_conn_write(l->conn, &q, until_ms, &a, &lsn)
+                                 : pg_conn_command(l->conn, "COMMIT", until_ms, &a);
     enum err e = OK;
+
+    if (is_noted && fate != PG_REFUSED) {
+        pg_lease_note(sc, l, lsn);
+    }
 
     sc->timing.db_us += clock_mono_us() - start_us;
     sc->timing.db_count++;
     if (fate != PG_FINE) {
-        e = fail(sc, "COMMIT", fate, true, false, &a);
+        e = fail(sc, l, "COMMIT", fate, true, false, &a);
     } else if (strcmp(pg_answer_tag(&a), "COMMIT") != 0) {
         e = scope_fail(sc, ERR_INTERNAL, "shard %d: a failed transaction was committed", sc->shard);
     }
@@ -365,10 +398,12 @@ void pg_open(void)
 {
     pg_pools_open();
     pg_follow_open();
+    pg_servers_open();
 }
 
 void pg_close(void)
 {
+    pg_servers_close();
     pg_follow_close();
     pg_pools_close();
 }

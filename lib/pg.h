@@ -66,6 +66,16 @@ MUST_USE enum err pg_commit(struct scope *sc, struct place place);
 /* Roll back; never fails (a broken connection is dropped, which rolls back too). */
 void pg_rollback(struct scope *sc, struct place place);
 
+/* Reading one's own writes. Where there are replicas, or shards have just moved, a scope's writes
+ * note the position in the log behind them. pg_written(): what the scope has written in the
+ * place's database, false: nothing (that needs noting). pg_see(): the scope's reads of the place's
+ * database are to be no older than that; may ask for a newer map. */
+bool pg_written(const struct scope *sc, struct place place, struct pg_mark *mark_out);
+void pg_see(struct scope *sc, struct place place, struct pg_mark mark);
+
+/* Does the place's database have replicas that reads may go to? */
+bool pg_has_replicas(struct place place);
+
 /* Give back all connections of the scope; an open transaction is rolled back. */
 void pg_release(struct scope *sc);
 

@@ -34,6 +34,8 @@ struct exchange {
     int prepares;  /* index of the query that it prepares, 0 none */
     int n_good;    /* statements that succeeded, of a pipeline */
     int n_empty;   /* ends of results in a row, of a pipeline */
+    bool is_tail;  /* the position in the log follows, behind a sync of its own */
+    bool in_tail;  /* and it is that which is read now */
 };
 
 struct pg_conn {
@@ -43,7 +45,8 @@ struct pg_conn {
     struct exchange exchange;
     int64_t statement_timeout_ms;
     bool standby_too, was_standby;
-    uint64_t prepared[PREPARED_WORDS]; /* bit per query index */
+    int64_t lsn;                       /* after the last query that asked for it, 0 none */
+    uint64_t prepared[PREPARED_WORDS]; /* bit per query index; bit 0 is the position's */
 };
 
 static bool is_prepared(const struct pg_conn *c, int index)
@@ -309,9 +312,28 @@ static enum pg_fate step_sending(struct pg_conn *c, bool is_ready, short *events
     return rest == 0 ? PG_FINE : say_lost(c->pg, a);
 }
 
-/* The pipeline is over, and went as *a says. */
+/* The position comes after the transaction's end, so that its commit lies before it. */
+static const char position_name[] = "wal_position";
+static const char position_sql[] =
+    "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint";
+
+/* The position, or why there is none: that is nobody's failure. */
+static void keep_position(struct pg_conn *c, PGresult *r)
+{
+    if (PQresultStatus(r) == PGRES_TUPLES_OK && PQntuples(r) == 1) {
+        set_prepared(c, 0);
+        c->lsn = strtoll(PQgetvalue(r, 0, 0), NULL, 10);
+    }
+    PQclear(r);
+}
+
+/* The pipeline is over, and went as *a says; or its tail is to come. */
 static enum pg_fate end_pipeline(struct pg_conn *c, struct pg_answer *a)
 {
+    if (c->exchange.is_tail && !c->exchange.in_tail) {
+        c->exchange.in_tail = true;
+        return PG_PENDING;
+    }
     /* A statement stays prepared even if running it failed. */
     if (c->exchange.prepares > 0 && c->exchange.n_good > c->exchange.n_opening) {
         set_prepared(c, c->exchange.prepares);
@@ -337,7 +359,11 @@ static enum pg_fate take_result(struct pg_conn *c, PGresult *r, struct pg_answer
         PQclear(r);
         return end_pipeline(c, a);
     }
-    x->n_good += keep_result(a, r);
+    if (x->in_tail) {
+        keep_position(c, r);
+    } else {
+        x->n_good += keep_result(a, r);
+    }
     return PG_PENDING;
 }
 
@@ -408,8 +434,18 @@ static bool send_command(PGconn *pg, const char *sql)
     return PQsendQueryParams(pg, sql, 0, NULL, NULL, NULL, NULL, 0);
 }
 
-/* Opening, preparation and query on one trip. */
-static bool send_pipeline(struct pg_conn *c, const struct pg_query *q, enum pg_opening opening)
+static bool send_position(struct pg_conn *c)
+{
+    bool prepare = !is_prepared(c, 0);
+
+    return PQpipelineSync(c->pg) &&
+           (!prepare || PQsendPrepare(c->pg, position_name, position_sql, 0, NULL)) &&
+           PQsendQueryPrepared(c->pg, position_name, 0, NULL, NULL, NULL, 0);
+}
+
+/* Opening, preparation, query and position on one trip. */
+static bool send_pipeline(struct pg_conn *c, const struct pg_query *q, enum pg_opening opening,
+                          bool with_position)
 {
     bool prepare = q->index > 0 && !is_prepared(c, q->index);
     PGconn *pg = c->pg;
@@ -418,6 +454,7 @@ static bool send_pipeline(struct pg_conn *c, const struct pg_query *q, enum pg_o
     c->exchange = (struct exchange){.stage = STAGE_SENDING,
                                     .is_pipeline = true,
                                     .n_opening = (int)opening,
+                                    .is_tail = with_position,
                                     .prepares = prepare ? q->index : 0};
     sent = sent && (opening == PG_OPENING_NONE || send_command(pg, "BEGIN"));
     sent = sent && (opening != PG_OPENING_GATE || send_command(pg, "SELECT shard_gate()"));
@@ -426,7 +463,14 @@ static bool send_pipeline(struct pg_conn *c, const struct pg_query *q, enum pg_o
         sent &&
         (q->index > 0 ? PQsendQueryPrepared(pg, q->name, q->n_params, q->params, NULL, NULL, 0)
                       : PQsendQueryParams(pg, q->sql, q->n_params, NULL, q->params, NULL, NULL, 0));
-    return sent && PQpipelineSync(pg);
+    return sent && (!with_position || send_position(c)) && PQpipelineSync(pg);
+}
+
+static void clear_answer(struct pg_answer *a)
+{
+    a->rows = NULL;
+    a->sqlstate[0] = '\0';
+    a->message[0] = '\0';
 }
 
 enum pg_fate pg_conn_send(struct pg_conn *c, const struct pg_query *q, enum pg_opening opening,
@@ -434,11 +478,9 @@ enum pg_fate pg_conn_send(struct pg_conn *c, const struct pg_query *q, enum pg_o
 {
     bool sent;
 
-    a->rows = NULL;
-    a->sqlstate[0] = '\0';
-    a->message[0] = '\0';
+    clear_answer(a);
     sent = opening != PG_OPENING_NONE || (q->index > 0 && !is_prepared(c, q->index))
-               ? send_pipeline(c, q, opening)
+               ? send_pipeline(c, q, opening, false)
                : send_plain(c, q);
     return sent ? PG_PENDING : say_lost(c->pg, a);
 }
@@ -449,6 +491,19 @@ enum pg_fate pg_conn_query(struct pg_conn *c, const struct pg_query *q, enum pg_
     enum pg_fate fate = pg_conn_send(c, q, opening, a);
 
     return fate == PG_PENDING ? pg_conn_finish(c, until_ms, a) : fate;
+}
+
+enum pg_fate pg_conn_write(struct pg_conn *c, const struct pg_query *q, int64_t until_ms,
+                           struct pg_answer *a, int64_t *lsn_out)
+{
+    enum pg_fate fate;
+
+    clear_answer(a);
+    c->lsn = 0;
+    fate = send_pipeline(c, q, PG_OPENING_NONE, true) ? pg_conn_finish(c, until_ms, a)
+                                                      : say_lost(c->pg, a);
+    *lsn_out = c->lsn;
+    return fate;
 }
 
 enum pg_fate pg_conn_command(struct pg_conn *c, const char *sql, int64_t until_ms,

@@ -200,6 +200,19 @@ enum err pg_map_refresh(struct scope *sc, const char *location)
     return scope_fail(sc, ERR_INTERNAL, "no database of the map is at %s", location);
 }
 
+void pg_follow_catch_up(struct scope *sc, struct place place, int64_t epoch)
+{
+    const struct pg_map *map = pg_map_now();
+    int first = pg_map_database_of(map, place), i;
+
+    /* The old place holds the map that leads away from it. */
+    for (i = 0; i < map->n_databases && pg_map_now()->epoch < epoch; i++) {
+        struct pg_pool *p = map->databases[(first + i) % map->n_databases].pool;
+
+        (void)!ask_pool(p, scope_left_ms(sc, ASK_LIMIT_MS));
+    }
+}
+
 /* --- The thread. --- */
 
 void pg_follow_hint(struct pg_pool *p)

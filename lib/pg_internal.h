@@ -10,6 +10,7 @@
 
 #include "lib/pg.h"
 #include "lib/pg_map.h"
+#include "lib/pg_server.h"
 
 /* --- Connection strings, as libpq reads them. --- */
 
@@ -93,6 +94,11 @@ void pg_conn_close(struct pg_conn **conn);
 enum pg_fate pg_conn_query(struct pg_conn *c, const struct pg_query *q, enum pg_opening opening,
                            int64_t until_ms, struct pg_answer *a);
 
+/* Run a query that ends a transaction (its own, or by COMMIT) and learn the position in the log
+ * behind it, all in one round trip; 0 where it could not be learnt. */
+enum pg_fate pg_conn_write(struct pg_conn *c, const struct pg_query *q, int64_t until_ms,
+                           struct pg_answer *a, int64_t *lsn_out);
+
 /* Run a command without arguments ("COMMIT"). */
 enum pg_fate pg_conn_command(struct pg_conn *c, const char *sql, int64_t until_ms,
                              struct pg_answer *a);
@@ -166,6 +172,11 @@ struct pg_pool *pg_pool_of(const char *location, const char *url);
  * closed soon. */
 void pg_pool_want(struct pg_pool *p, int64_t epoch);
 
+/* Who plays which part for the database (pg_server.h); NULL: the pool is its own primary, and there
+ * are no replicas. */
+const struct pg_cast *pg_pool_cast(const struct pg_pool *p);
+void pg_pool_set_cast(struct pg_pool *p, const struct pg_cast *cast);
+
 /* For people: "host:port/dbname". */
 const char *pg_pool_name(const struct pg_pool *p);
 const char *pg_pool_location(const struct pg_pool *p);
@@ -230,9 +241,11 @@ enum pg_tx {
  * arena. */
 struct pg_lease {
     struct pg_lease *next;
-    const struct pg_map *map; /* by which the database was found */
-    int database;             /* in that map */
-    struct pg_pool *pool;
+    const struct pg_map *map;        /* by which the database was found */
+    int database;                    /* in that map */
+    struct pg_pool *pool;            /* of its primary, or of a replica */
+    const struct pg_server_row *row; /* the replica's; NULL: the primary */
+    bool has_written;                /* in its transaction */
     int permit;
     enum pg_tx tx;
     struct pg_conn *conn;
@@ -240,9 +253,9 @@ struct pg_lease {
 
 /* The scope's lease of the place's database with a usable connection, as pg.h describes. Waits at
  * most pool_wait_ms for the lease and db_connection_timeout for the connection. A lease that is in
- * no transaction follows the map. */
-MUST_USE enum err pg_lease_take(struct scope *sc, struct place place, int64_t now_ms,
-                                struct pg_lease **lease_out);
+ * no transaction follows the map. on_replica: a replica will do, if one may serve the scope now. */
+MUST_USE enum err pg_lease_take(struct scope *sc, struct place place, bool on_replica,
+                                int64_t now_ms, struct pg_lease **lease_out);
 
 /* The scope's lease of the place's database, NULL if it has none. */
 struct pg_lease *pg_lease_find(const struct scope *sc, struct place place);
@@ -255,6 +268,13 @@ void pg_lease_drop(struct pg_lease *lease);
 
 /* A new connection for a lease that has lost its own. */
 MUST_USE enum err pg_lease_reconnect(struct scope *sc, struct pg_lease *lease);
+
+/* Does a write there have to note its position in the log? Note it; 0: it could not be learnt. */
+bool pg_lease_wants_position(const struct pg_lease *lease);
+void pg_lease_note(struct scope *sc, const struct pg_lease *lease, int64_t lsn);
+
+/* What the scope has seen of the database's log, NULL: nothing. */
+const struct pg_mark *pg_mark_of(const struct scope *sc, const struct pg_pool *home);
 
 /* Give one lease back; what is open is rolled back. */
 void pg_lease_give(struct scope *sc, struct pg_lease *lease);
@@ -285,6 +305,9 @@ void pg_follow_close(void);
 
 /* Ask that connection's database for a newer map than this process has, and publish it. */
 enum pg_fate pg_follow_ask(struct pg_conn *c, int64_t until_ms);
+
+/* Somebody has seen a map of that epoch: look for it, at the place's database first. */
+void pg_follow_catch_up(struct scope *sc, struct place place, int64_t epoch);
 
 /* Have the thread ask that database soon. */
 void pg_follow_hint(struct pg_pool *p);

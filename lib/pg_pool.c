@@ -18,6 +18,7 @@
 
 enum {
     HEALTH_CHECK_MS = 1000, /* longest that a doubtful connection may take to say yes */
+    REPLICA_CONN_MS = 500,  /* longest that a replica's may take at all: the primary is there */
     QUIET_AFTER_MS = 20,    /* an idle connection used this recently is taken without a look */
     RECLAIM_EVERY_MS = 100, /* waiters look for dead processes at most this often */
     REAPER_TICK_MS = 1000,
@@ -32,6 +33,7 @@ struct pg_pool {
     const char *url; /* NULL: no address */
     struct breaker breaker;
     struct instance_pool shared;
+    _Atomic(const struct pg_cast *) cast;
     _Atomic int64_t epoch; /* of the newest map that names it */
     _Atomic int lease_hint;
     _Atomic int64_t trouble_ms;        /* when a connection was last lost */
@@ -247,14 +249,14 @@ static enum err connect_new(struct scope *sc, struct pg_pool *p, bool standby_to
                             struct pg_conn **conn_out)
 {
     const struct config *cf = config();
+    int64_t limit_ms = standby_too ? REPLICA_CONN_MS : cf->db_connection_timeout;
     int64_t start_ms = clock_mono_ms(), waited_ms;
     struct pg_answer why = {.rows = NULL};
     enum pg_fate fate;
 
     TRY(start_connecting(sc, p, standby_too,
                          clock_mono_us() + scope_left_ms(sc, cf->pool_wait_ms) * 1000, conn_out));
-    fate = pg_conn_finish(*conn_out, clock_mono_ms() + scope_left_ms(sc, cf->db_connection_timeout),
-                          &why);
+    fate = pg_conn_finish(*conn_out, clock_mono_ms() + scope_left_ms(sc, limit_ms), &why);
     waited_ms = clock_mono_ms() - start_ms;
     TRY(pg_pool_connected(sc, p, conn_out, fate, waited_ms, why.message));
     sc->timing.pool_wait_us += waited_ms * 1000;
@@ -264,7 +266,7 @@ static enum err connect_new(struct scope *sc, struct pg_pool *p, bool standby_to
 enum err pg_pool_get(struct scope *sc, struct pg_pool *p, bool standby_too, int64_t now_ms,
                      struct pg_conn **conn_out)
 {
-    int64_t until_ms = now_ms + HEALTH_CHECK_MS;
+    int64_t until_ms = now_ms + (standby_too ? REPLICA_CONN_MS : HEALTH_CHECK_MS);
     struct pg_conn *c;
 
     if (until_ms > sc->deadline_mono_ms) {
@@ -559,6 +561,16 @@ struct pg_pool *pg_pool_of(const char *location, const char *url)
         abort(); /* a map has at most PG_MAP_DATABASES_MAX */
     }
     return found;
+}
+
+const struct pg_cast *pg_pool_cast(const struct pg_pool *p)
+{
+    return atomic_load_explicit(&p->cast, memory_order_acquire);
+}
+
+void pg_pool_set_cast(struct pg_pool *p, const struct pg_cast *cast)
+{
+    atomic_store_explicit(&p->cast, cast, memory_order_release);
 }
 
 void pg_pool_want(struct pg_pool *p, int64_t epoch)

@@ -13,13 +13,23 @@
 #include "lib/base.h"
 
 struct pg_lease;
+struct pg_pool;
 
-enum { REQUEST_ID_MAX = 64, TRACEPARENT_SIZE = 56, VIOLATIONS_MAX = 32 };
+/* How far the log of a database has been seen by somebody (pg.h). */
+struct pg_mark {
+    const struct pg_pool *home; /* of the database; set by pg */
+    int64_t system_id;          /* of the server; 0: not known, only the primary is beyond it */
+    int64_t lsn;                /* position in its log, in bytes */
+    int64_t epoch;              /* of the map of shards */
+    bool is_written;            /* by this scope */
+};
+
+enum { REQUEST_ID_MAX = 64, TRACEPARENT_SIZE = 56, VIOLATIONS_MAX = 32, SCOPE_MARKS_MAX = 4 };
 
 /* Where the time went, in microseconds, and how often each dependency was asked. */
 struct scope_timing {
     int64_t pool_wait_us, db_us, redis_us, s3_us;
-    int db_count, redis_count, s3_count;
+    int db_count, replica_count, redis_count, s3_count; /* db_count includes replica_count */
 };
 
 /* One entry of "errors" in a validation_failed problem. */
@@ -37,10 +47,14 @@ struct scope {
     char traceparent[TRACEPARENT_SIZE]; /* W3C trace context, passed down to jobs; "" none */
     struct scope_timing timing;
     struct pg_lease *leases; /* database connections held; see pg.h */
-    const char *cause;       /* internal reason of the failure, for the log only */
-    const char *detail;      /* what the client is told, or NULL */
-    int retry_after_s;       /* 0: the error's own default */
-    int shard;               /* last shard asked, -1 none; for the log */
+    bool reads_replica;      /* its reads may go to replicas */
+    struct pg_mark marks[SCOPE_MARKS_MAX];
+    int n_marks;
+    bool has_lost_marks; /* there were more */
+    const char *cause;   /* internal reason of the failure, for the log only */
+    const char *detail;  /* what the client is told, or NULL */
+    int retry_after_s;   /* 0: the error's own default */
+    int shard;           /* last shard asked, -1 none; for the log */
     struct violation violations[VIOLATIONS_MAX];
     int n_violations;
 };

@@ -6,6 +6,7 @@
 #include "lib/config.h"
 #include "lib/crypto.h"
 #include "lib/metrics.h"
+#include "lib/pg.h"
 #include "lib/redis.h"
 #include "lib/str.h"
 
@@ -17,6 +18,8 @@ enum {
     COUNT_CACHE_MS = 1000,
     ADMIT_MS = 30000, /* over the longest time from a session's place in the count to its key */
     CAPACITY_RETRY_S = 30,       /* sessions end by the minute, not by the second */
+    MARK_SLACK_MS = 50,          /* an unknown position is good for the largest lag, and this */
+    MARK_TTL_MS = 60000,         /* no replica in use lacks what is older than the largest lag */
     SESSIONS_PER_USER_MAX = 1000 /* the oldest goes when a user opens more */
 };
 
@@ -48,7 +51,35 @@ static struct redis_script check_script = {
     "local v = gcra(KEYS[2], tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8] or 1))\n"
     "v[5] = s[2]\n"
     "v[6] = touched\n"
+    "local w = redis.call('HMGET', KEYS[4], 's', 'l', 'e', 'u')\n"
+    "if w[4] then\n"
+    "  local t = redis.call('TIME')\n"
+    "  if tonumber(w[4]) > t[1] * 1000 + t[2] / 1000 then w[1] = '0' end\n"
+    "end\n"
+    "v[7], v[8], v[9] = w[1] or '', w[2] or '0', w[3] or '0'\n"
     "return v\n",
+};
+
+/* KEYS[1] is what the user has written; ARGV: server, position, epoch of the map, how long (ms) an
+ * unknown position (server 0) is good for, life of the key. Of one server the furthest position
+ * counts, of several the one by the newest map. */
+static struct redis_script mark_script = {
+    .name = "session_mark",
+    .source = "local w = redis.call('HMGET', KEYS[1], 's', 'l', 'e')\n"
+              "local epoch = math.max(tonumber(w[3] or 0), tonumber(ARGV[3]))\n"
+              "if ARGV[1] == '0' then\n"
+              "  local t = redis.call('TIME')\n"
+              "  redis.call('HSET', KEYS[1], 'u', string.format('%.0f', t[1] * 1000 + t[2] / 1000 "
+              "+ ARGV[4]))\n"
+              "elseif w[1] == ARGV[1] then\n"
+              "  if tonumber(ARGV[2]) > tonumber(w[2]) then redis.call('HSET', KEYS[1], 'l', "
+              "ARGV[2]) end\n"
+              "elseif not w[1] or tonumber(ARGV[3]) >= tonumber(w[3]) then\n"
+              "  redis.call('HSET', KEYS[1], 's', ARGV[1], 'l', ARGV[2])\n"
+              "end\n"
+              "redis.call('HSET', KEYS[1], 'e', epoch)\n"
+              "redis.call('PEXPIRE', KEYS[1], ARGV[5])\n"
+              "return 1\n",
 };
 /* clang-format on */
 
@@ -83,6 +114,11 @@ static const char *session_key(struct arena *a, struct id user, struct id sessio
 static const char *index_key(struct arena *a, struct id user)
 {
     return arena_printf(a, "sessions:{%s}", id_text(a, user));
+}
+
+static const char *written_key(struct arena *a, struct id user)
+{
+    return arena_printf(a, "written:{%s}", id_text(a, user));
 }
 
 static const char *partition_key(struct arena *a, int partition)
@@ -254,10 +290,20 @@ enum err session_create(struct scope *sc, struct id user, const char *role, cons
         }
     }
     recount(sc, claim.session, now_ms + ttl_ms);
+    if (pg_has_replicas(id_place(user))) { /* what was written without a session is not known */
+        TRY(session_mark(sc, user, (struct pg_mark){.system_id = 0}));
+    }
     base64url_encode(bytes, sizeof(bytes), token_out);
     *session_out = claim.session;
     *expires_at_out = now_ms + ttl_ms;
     return OK;
+}
+
+static int64_t number_of(const struct redis_reply *r)
+{
+    int64_t value = 0;
+
+    return r->kind == REDIS_TEXT && i64_parse(r->text, &value) ? value : 0;
 }
 
 enum err session_check(struct scope *sc, const struct session_claim *claim,
@@ -271,6 +317,7 @@ enum err session_check(struct scope *sc, const struct session_claim *claim,
     redis_arg(&keys, session_key(sc->arena, claim->user, claim->session));
     redis_arg(&keys, rate_key(sc->arena, user, policy->name));
     redis_arg(&keys, index_key(sc->arena, claim->user));
+    redis_arg(&keys, written_key(sc->arena, claim->user));
     redis_arg(&args, claim->hash_hex);
     redis_arg_i64(sc, &args, clock_wall_ms());
     redis_arg_i64(sc, &args, TOUCH_MS);
@@ -283,14 +330,34 @@ enum err session_check(struct scope *sc, const struct session_claim *claim,
     if (reply.kind != REDIS_LIST) {
         return ERR_UNAUTHENTICATED;
     }
-    if (reply.n_items != 6 || !rate_verdict_read(reply.items, verdict_out)) {
+    if (reply.n_items != 9 || reply.items[6].kind != REDIS_TEXT ||
+        !rate_verdict_read(reply.items, verdict_out)) {
         return scope_fail(sc, ERR_INTERNAL, "session: odd reply of the script");
     }
     if (reply.items[5].integer == 1) {
         recount(sc, claim->session, clock_wall_ms() + config()->session_ttl * 1000);
     }
     *session_out = (struct session){.id = claim->session, .role = reply.items[4].text};
+    session_out->has_written = reply.items[6].text[0] != '\0' || number_of(&reply.items[8]) > 0;
+    session_out->written = (struct pg_mark){.system_id = number_of(&reply.items[6]),
+                                            .lsn = number_of(&reply.items[7]),
+                                            .epoch = number_of(&reply.items[8])};
     return OK;
+}
+
+enum err session_mark(struct scope *sc, struct id user, struct pg_mark mark)
+{
+    int64_t lag_ms = config()->db_max_replica_lag_ms;
+    struct redis_args keys = {0}, args = {0};
+    struct redis_reply reply;
+
+    redis_arg(&keys, written_key(sc->arena, user));
+    redis_arg_i64(sc, &args, mark.system_id);
+    redis_arg_i64(sc, &args, mark.lsn);
+    redis_arg_i64(sc, &args, mark.epoch);
+    redis_arg_i64(sc, &args, lag_ms + MARK_SLACK_MS);
+    redis_arg_i64(sc, &args, lag_ms + MARK_TTL_MS);
+    return redis_eval(sc, &mark_script, &keys, &args, &reply);
 }
 
 /* Up to n ids of a user's index, the latest to expire first. */
@@ -300,13 +367,6 @@ static enum err indexed_ids(struct scope *sc, struct id user, int n, struct redi
 
     return redis_do(sc, key, reply_out, "ZREVRANGE", key, "0", arena_printf(sc->arena, "%d", n - 1),
                     NULL);
-}
-
-static int64_t number_of(const struct redis_reply *r)
-{
-    int64_t value = 0;
-
-    return r->kind == REDIS_TEXT && i64_parse(r->text, &value) ? value : 0;
 }
 
 /* Read a session's row; false: it has expired. */

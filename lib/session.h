@@ -25,7 +25,9 @@ struct session {
     int64_t last_used_at; /* ms, to the minute */
     const char *address;
     const char *user_agent;
-    bool current; /* set by callers that know */
+    bool current;           /* set by callers that know */
+    bool has_written;       /* by session_check() only: written says what */
+    struct pg_mark written; /* of the user, by whatever session or job; see pg_see() */
 };
 
 /* Who a token claims to be; the secret is not judged. */
@@ -50,6 +52,10 @@ MUST_USE enum err session_create(struct scope *sc, struct id user, const char *r
 MUST_USE enum err session_check(struct scope *sc, const struct session_claim *claim,
                                 const struct rate_policy *policy, struct session *session_out,
                                 struct rate_verdict *verdict_out);
+
+/* Note what was written for a user, so that none of his sessions reads older rows from a replica;
+ * an unknown position (server 0) sends his reads to the primary until it cannot matter any more. */
+MUST_USE enum err session_mark(struct scope *sc, struct id user, struct pg_mark mark);
 
 /* Up to max of a user's live sessions, the last used first, behind the session after (nil: from the
  * first). */

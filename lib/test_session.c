@@ -309,18 +309,25 @@ static enum err check(struct scope *sc, struct session *session, struct rate_ver
 
 static void test_a_check_reads_role_and_verdict(void **state)
 {
-    struct redis_reply items[6] = {{.kind = REDIS_INT, .integer = 1},
+    struct redis_reply items[9] = {{.kind = REDIS_INT, .integer = 1},
                                    {.kind = REDIS_INT, .integer = 9},
                                    {.kind = REDIS_INT, .integer = 10},
                                    {.kind = REDIS_INT, .integer = 0},
                                    {.kind = REDIS_TEXT, .text = "admin", .len = 5},
-                                   {.kind = REDIS_INT, .integer = 0}};
+                                   {.kind = REDIS_INT, .integer = 0},
+                                   {.kind = REDIS_TEXT, .text = "77", .len = 2},
+                                   {.kind = REDIS_TEXT, .text = "4096", .len = 4},
+                                   {.kind = REDIS_TEXT, .text = "3", .len = 1}};
     struct rate_verdict verdict;
     struct session session;
 
-    fake.check = (struct redis_reply){.kind = REDIS_LIST, .items = items, .n_items = 6};
+    fake.check = (struct redis_reply){.kind = REDIS_LIST, .items = items, .n_items = 9};
     assert_int_equal(check(*state, &session, &verdict), OK);
     assert_string_equal(session.role, "admin");
+    assert_true(session.has_written);
+    assert_int_equal(session.written.system_id, 77);
+    assert_int_equal(session.written.lsn, 4096);
+    assert_int_equal(session.written.epoch, 3);
     assert_int_equal(verdict.remaining, 9);
     assert_string_equal(fake.keys.text[1], "rate:{" USER "}:default");
     assert_int_equal(fake.n_evals, 1); /* one round trip */
@@ -339,7 +346,7 @@ static void test_a_session_that_is_not_there_is_unauthenticated(void **state)
 
 static void test_an_odd_answer_signs_nobody_in(void **state)
 {
-    struct redis_reply items[6] = {{.kind = REDIS_INT},
+    struct redis_reply items[9] = {{.kind = REDIS_INT},
                                    {.kind = REDIS_INT},
                                    {.kind = REDIS_NIL},
                                    {.kind = REDIS_INT},
@@ -348,7 +355,7 @@ static void test_an_odd_answer_signs_nobody_in(void **state)
     struct rate_verdict verdict;
     struct session session;
 
-    fake.check = (struct redis_reply){.kind = REDIS_LIST, .items = items, .n_items = 6};
+    fake.check = (struct redis_reply){.kind = REDIS_LIST, .items = items, .n_items = 9};
     assert_int_equal(check(*state, &session, &verdict), ERR_INTERNAL);
     fake.check.n_items = 4;
     assert_int_equal(check(*state, &session, &verdict), ERR_INTERNAL);

@@ -8,11 +8,14 @@
  *   release                 give the leases back
  *   ping N | state N        is it there | leases in use, breaker, counters
  *   page MAX                users by id, from all shards
+ *   replicas 0|1            may reads go to replicas?
+ *   mix N THREADS MS OPS USERS WRITE_PERCENT   users who write and read what they have written
  *   run OP N THREADS MS TIMEOUT_MS HOLD_MS   OP over and over for MS: read, append, or twice (two
  *                           appends in a transaction) */
 #include <inttypes.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <unistd.h>
 
 #include "lib/clock.h"
 #include "lib/config.h"
@@ -122,6 +125,13 @@ static enum err do_sleep(struct scope *sc, int shard, int64_t ms)
     return pg_one(sc, q, &shape_row, &row);
 }
 
+static int64_t number_of(const char *text)
+{
+    int64_t value = 0;
+
+    return text != NULL && i64_parse(text, &value) ? value : 0;
+}
+
 /* --- Load. --- */
 
 struct load {
@@ -208,6 +218,131 @@ static void run_load(struct load *l, int threads)
     puts("}}");
 }
 
+/* --- Users who read what they have written, as sessions do: each has a row that only he writes,
+ * and a mark that his reads are to be no older than. --- */
+
+struct writer {
+    int64_t expected; /* the least that he may read */
+    bool has_mark;
+    struct pg_mark mark;
+};
+
+struct mix {
+    int shard, first, n_users, write_percent;
+    int64_t until_ms, n_ops_max, id_base;
+    unsigned seed;
+    int64_t n_reads, n_replica, n_stale, n_writes, n_failed, db_us;
+};
+
+static enum err mix_write(struct mix *m, struct scope *sc, int64_t id, struct writer *u)
+{
+    struct pg_query q = query("driver_raise", 8,
+                              "INSERT INTO driver_pairs (id, n) VALUES ($1, 1) ON CONFLICT (id)"
+                              " DO UPDATE SET n = driver_pairs.n + 1 RETURNING n AS value",
+                              PG_ONE, false, m->shard);
+    struct row row;
+    enum err e;
+
+    q.n_params = 1;
+    q.params[0] = pg_param_i64(sc, id);
+    e = pg_one(sc, q, &shape_row, &row);
+    u->has_mark = pg_written(sc, q.place, &u->mark) || u->has_mark;
+    if (e == OK) {
+        u->expected = row.value;
+    }
+    return e;
+}
+
+static enum err mix_read(struct mix *m, struct scope *sc, int64_t id, struct writer *u)
+{
+    struct pg_query q = query("driver_see", 9,
+                              "SELECT coalesce((SELECT n FROM driver_pairs WHERE id = $1), 0)"
+                              " AS value",
+                              PG_ONE, true, m->shard);
+    struct row row;
+
+    sc->reads_replica = true;
+    if (u->has_mark) {
+        pg_see(sc, q.place, u->mark);
+    }
+    q.n_params = 1;
+    q.params[0] = pg_param_i64(sc, id);
+    TRY(pg_one(sc, q, &shape_row, &row));
+    m->n_reads++;
+    m->n_replica += sc->timing.replica_count > 0;
+    m->n_stale += row.value < u->expected;
+    u->expected = row.value > u->expected ? row.value : u->expected; /* never back again */
+    return OK;
+}
+
+static void *run_mix(void *arg)
+{
+    struct mix *m = arg;
+    struct arena *arena = arena_open(ARENA_BYTES);
+    struct writer *users = calloc((size_t)m->n_users, sizeof(*users));
+    int64_t n;
+
+    for (n = 0; users != NULL && n < m->n_ops_max && clock_mono_ms() < m->until_ms; n++) {
+        int i = rand_r(&m->seed) % m->n_users;
+        bool is_write = rand_r(&m->seed) % 100 < m->write_percent;
+        enum err e = OK;
+        struct scope sc;
+
+        if (is_write) {
+            scope_init(&sc, arena, 5000);
+            e = mix_write(m, &sc, m->id_base + i, &users[i]);
+            scope_done(&sc);
+            m->n_writes += e == OK;
+            m->n_failed += e != OK;
+        }
+        scope_init(&sc, arena, 5000);
+        e = mix_read(m, &sc, m->id_base + i, &users[i]);
+        scope_done(&sc);
+        m->n_failed += e != OK;
+        arena_reset(arena);
+        if (e != OK) {
+            pause_ms(1);
+        }
+    }
+    free(users);
+    arena_close(&arena);
+    return NULL;
+}
+
+/* mix N THREADS MS OPS USERS WRITE_PERCENT */
+static void do_mix(char **words)
+{
+    static struct mix all[THREADS_MAX];
+    pthread_t ids[THREADS_MAX];
+    int n = (int)number_of(words[2]), i;
+    struct mix sum = {.n_reads = 0};
+
+    n = n < THREADS_MAX ? n : THREADS_MAX;
+    for (i = 0; i < n; i++) {
+        all[i] = (struct mix){.shard = (int)number_of(words[1]),
+                              .n_users = (int)number_of(words[5]) / n,
+                              .write_percent = (int)number_of(words[6]),
+                              .until_ms = clock_mono_ms() + number_of(words[3]),
+                              .n_ops_max = number_of(words[4]) / n,
+                              .id_base = ((int64_t)getpid() * THREADS_MAX + i) * 1000000,
+                              .seed = (unsigned)(getpid() + i)};
+        if (pthread_create(&ids[i], NULL, run_mix, &all[i]) != 0) {
+            exit(1);
+        }
+    }
+    for (i = 0; i < n; i++) {
+        pthread_join(ids[i], NULL);
+        sum.n_reads += all[i].n_reads;
+        sum.n_replica += all[i].n_replica;
+        sum.n_stale += all[i].n_stale;
+        sum.n_writes += all[i].n_writes;
+        sum.n_failed += all[i].n_failed;
+    }
+    printf("{\"reads\":%" PRId64 ",\"replica\":%" PRId64 ",\"stale\":%" PRId64
+           ",\"writes\":%" PRId64 ",\"failed\":%" PRId64 "}\n",
+           sum.n_reads, sum.n_replica, sum.n_stale, sum.n_writes, sum.n_failed);
+}
+
 /* --- Commands. --- */
 
 static void print_state(int shard)
@@ -240,10 +375,10 @@ static void print_outcome(const struct scope *sc, enum err e, int64_t start_us)
 
     strbuf_init(&cause, arena, sizeof(text));
     strbuf_json(&cause, sc->cause == NULL ? "" : sc->cause);
-    printf("{\"error\":\"%s\",\"ms\":%" PRId64 ",\"db_count\":%d,\"pool_wait_us\":%" PRId64
-           ",\"cause\":%s}\n",
+    printf("{\"error\":\"%s\",\"ms\":%" PRId64
+           ",\"db_count\":%d,\"replica_count\":%d,\"pool_wait_us\":%" PRId64 ",\"cause\":%s}\n",
            e == OK ? "OK" : err_info(e)->name, (clock_mono_us() - start_us) / 1000,
-           sc->timing.db_count, sc->timing.pool_wait_us, cause.data);
+           sc->timing.db_count, sc->timing.replica_count, sc->timing.pool_wait_us, cause.data);
     arena_close(&arena);
 }
 
@@ -328,13 +463,6 @@ static enum err do_command(struct scope *sc, const char *op, int shard, int64_t 
     return scope_fail(sc, ERR_BAD_REQUEST, "no such command: %s", op);
 }
 
-static int64_t number_of(const char *text)
-{
-    int64_t value = 0;
-
-    return text != NULL && i64_parse(text, &value) ? value : 0;
-}
-
 /* Commands until the input ends. */
 static void serve(struct arena *arena)
 {
@@ -362,10 +490,15 @@ static void serve(struct arena *arena)
                              .hold_ms = number_of(words[6])};
 
             run_load(&l, (int)number_of(words[3]));
+        } else if (strcmp(words[0], "mix") == 0 && n == 7) {
+            do_mix(words);
         } else if (strcmp(words[0], "state") == 0) {
             print_state((int)number_of(words[1]));
         } else if (strcmp(words[0], "page") == 0) {
             print_page(&sc, number_of(words[1]));
+        } else if (strcmp(words[0], "replicas") == 0) {
+            sc.reads_replica = number_of(words[1]) != 0;
+            print_outcome(&sc, OK, start_us);
         } else if (strcmp(words[0], "scope") == 0) {
             scope_done(&sc);
             arena_reset(arena);

@@ -223,6 +223,7 @@ bool attempt_run(struct arena *arena, size_t slot, const struct queue_lease *lea
     roll_say(slot, arena);
     scope_init(&sc, arena, ROW_LIMIT_MS);
     verdict = ending_judge(j, &sc, &e);
+    ending_mark(j, &sc);
     log_attempt(j, verdict.status, e);
     end_lease(j, verdict.end);
     if (told_status(verdict.status) != NULL) {

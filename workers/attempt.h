@@ -40,6 +40,9 @@ struct verdict {
  * if anything did. Blocks for the database, a completion up to a minute. */
 struct verdict ending_judge(struct job *j, struct scope *sc, enum err *e);
 
+/* What the scope has written of the job is to be seen by its user's next read (session_mark()). */
+void ending_mark(const struct job *j, struct scope *sc);
+
 /* Was something missing that others provide? Then the attempt says nothing about the job. */
 bool ending_is_outage(enum err e);
 

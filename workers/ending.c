@@ -5,6 +5,7 @@
 #include "lib/config.h"
 #include "lib/crypto.h"
 #include "lib/pg.h"
+#include "lib/session.h"
 #include "lib/str.h"
 #include "queries.h"
 #include "workers/attempt.h"
@@ -166,6 +167,18 @@ static void push_parent(struct scope *sc, const struct completed *ended)
     }
 }
 
+void ending_mark(const struct job *j, struct scope *sc)
+{
+    const char *cause = sc->cause;
+    struct pg_mark mark;
+
+    /* Where it cannot be kept, readers may for a moment be told what was true before. */
+    if (!id_is_nil(j->row.user_id) && pg_written(sc, id_place(j->row.id), &mark) &&
+        session_mark(sc, j->row.user_id, mark) != OK) {
+        sc->cause = cause;
+    }
+}
+
 static enum err complete(struct job *j)
 {
     struct completed ended = {.parent_ready = false};
@@ -194,6 +207,7 @@ static enum err complete(struct job *j)
     if (e == OK) {
         push_parent(&sc, &ended);
     }
+    ending_mark(j, &sc);
     scope_done(&sc);
     return e;
 }

@@ -86,6 +86,31 @@ class Server:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+class Replica(Server):
+    """A streaming replica of a server."""
+
+    def __init__(self, primary):  # pylint: disable=super-init-not-called
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="maxbooster-pg-", dir="/tmp"))
+        self.port = free_port()
+        self.prefix = primary.prefix
+        if os.geteuid() == 0:
+            shutil.chown(self.folder, "postgres")
+        self.run("pg_basebackup", "-R", "-X", "stream", "-c", "fast", "-h", "127.0.0.1", "-p",
+                 str(primary.port), "-U", "postgres")
+        with open(self.folder / "data/postgresql.conf", "a", encoding="utf-8") as f:
+            f.write(f"port={self.port}\n")
+        self.start()
+
+    def pause(self):
+        self.sql("SELECT pg_wal_replay_pause()")
+
+    def resume(self):
+        self.sql("SELECT pg_wal_replay_resume()")
+
+    def promote(self):
+        self.sql("SELECT pg_promote(true, 30)")
+
+
 class Driver:
     """One pg_driver process: a line in, a line out."""
 
@@ -133,6 +158,7 @@ def driver_database(server, name):
     server.sql(f"CREATE DATABASE {name} OWNER app")
     server.sql("CREATE TABLE driver (id bigint PRIMARY KEY);"
                "CREATE TABLE driver_log (id bigint GENERATED ALWAYS AS IDENTITY);"
+               "CREATE TABLE driver_pairs (id bigint PRIMARY KEY, n bigint NOT NULL);"
                + (ROOT / "sql/deploy/shard_map.sql").read_text(encoding="utf-8") +
                "GRANT ALL ON ALL TABLES IN SCHEMA public TO app", database=name)
 
@@ -150,9 +176,9 @@ def driver_server():
 
 
 @contextlib.contextmanager
-def shared_memory():
+def shared_memory(suffix=""):
     """A path for an instance's shared memory."""
-    path = pathlib.Path(f"/dev/shm/maxbooster-test-pg-{os.getpid()}")
+    path = pathlib.Path(f"/dev/shm/maxbooster-test-pg-{os.getpid()}{suffix}")
     path.unlink(missing_ok=True)
     try:
         yield path
