@@ -196,6 +196,45 @@ def test_replicas_follow_their_primary_and_come_back(fleet):
     wait_until(lambda: follows(fleet, names[0]), 30, "the killed replica to follow")
 
 
+def replica_reads(fleet):
+    """(statements, those of them that replicas answered) of all instances so far."""
+    found = [0.0, 0.0]
+    for n in range(1, 4):
+        text = requests.get(f"http://127.0.0.1:{fleet.port + 20 + n}/metrics", timeout=10).text
+        for i, name in enumerate(("maxbooster_db_calls_total", "maxbooster_db_replica_calls_total")):
+            found[i] += sum(float(line.split()[1]) for line in text.splitlines()
+                            if line.startswith(f"{name} "))
+    return found
+
+
+def test_reads_go_to_replicas_and_a_writer_is_never_told_what_was(fleet, artist):
+    """Wherever he writes and reads, and also while a replica stands still."""
+    wait_until(lambda: follows(fleet, "replica") and follows(fleet, "replica-2"), 30, "replicas")
+    clients = [artist.second_client() for _ in range(3)]
+    before = replica_reads(fleet)
+    for n in range(150):
+        if n == 60:
+            fleet.server_sql("replica", "SELECT pg_wal_replay_pause()")
+        if n == 100:
+            fleet.server_sql("replica", "SELECT pg_wal_replay_resume()")
+        name = f"Artist {n}"
+        clients[n % 3].patch("/api/auth/me", {"name": name}, expect=200)
+        for k in range(60 if n % 10 == 0 else 4):  # at once, and long enough for replicas to follow
+            seen = clients[(n + k) % 3].get("/api/auth/me", expect=200).json["name"]
+            assert seen == name
+    after = replica_reads(fleet)
+    assert after[1] - before[1] > 100, "replicas answered hardly anything"
+
+
+def test_reads_go_on_when_a_replica_dies(fleet, artist):
+    with Asking(artist) as asking:
+        asking.go_on(50)
+        fleet.kill_whole("replica-2")
+        asking.go_on(200)
+    assert not asking.bad, asking.bad[:3]
+    wait_until(lambda: follows(fleet, "replica-2"), 30, "the killed replica to follow")
+
+
 def copies_made(fleet, program):
     """How often a replica has been made."""
     return (fleet.folder / f"log/{program}.log").read_text().count("copied from the primary")
