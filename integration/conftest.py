@@ -143,7 +143,7 @@ def private(stack):
     with stacks.private_stack(
             stack, worker, SHARD_COUNT=2, RATE_LIMIT_MAX=200,
             RATE_LIMIT_WINDOW_MS=10000,
-            RATE_LIMIT_CRITICAL_MAX=20, MAX_SESSIONS=100, JOB_LEASE_MS=3000, JOB_HEARTBEAT_MS=300,
+            RATE_LIMIT_CRITICAL_MAX=20, MAX_SESSIONS=2000, JOB_LEASE_MS=3000, JOB_HEARTBEAT_MS=300,
             # nothing is shed because the tests themselves load the machine; test_guards.py changes that
             QUEUE_DELAY_TARGET_MS=0, LOAD_TOLERANCE_PERCENT=0,
             JOB_BACKOFF_MS=200, SESSION_TTL=86400, WORKER_THREADS=4, JOB_AUDIO_ANALYSE_CONCURRENCY=1,

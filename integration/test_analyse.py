@@ -203,7 +203,7 @@ def test_a_killed_worker_leaves_one_analysis(private):
     wait_until(lambda: user.client.get(f"/api/jobs/{job_id}").json["progress"] > 0, 30,
                "the analysis to be under way", every=0.02)
     private.kill_workers()
-    done = audio.analysed(user.client, file["id"])
+    done = audio.analysed(user.client, file["id"], 300)  # an hour, twice, at low priority
     assert done["sha256"] == hashlib.sha256(data).hexdigest()
     assert done["analysis"]["leadingSilenceMs"] == 3600000
     assert [row[1:] for row in analysis_jobs(private, user, file["id"])] == [("completed", 1)]

@@ -108,7 +108,8 @@ def test_a_failure_tells_its_code_in_the_log_and_its_cause_only_there(stack, cli
     ("GET", "/api/jobs", None, {"dbCount": 1, "redisCount": 1, "s3Count": 0, "arenaBytes": 131072}),
     ("POST", "/api/audio/upload-url", {"fileName": "a.mp3", "contentType": "audio/mpeg", "size": 9},
      {"dbCount": 1, "redisCount": 1, "s3Count": 0, "arenaBytes": 65536}),
-    ("PATCH", "/api/auth/me", {"name": "Z"}, {"dbCount": 4, "redisCount": 1, "s3Count": 0,
+    # The cached profile goes too, by a script that Redis may have to be told first.
+    ("PATCH", "/api/auth/me", {"name": "Z"}, {"dbCount": 4, "redisCount": 3, "s3Count": 0,
                                               "arenaBytes": 65536}),
     ("GET", "/api/nothing", None, {"dbCount": 0, "redisCount": 0, "s3Count": 0,
                                    "arenaBytes": 65536})])
