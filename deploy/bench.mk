@@ -4,7 +4,8 @@ BENCH_ROUNDS ?= 3
 BENCH_SECONDS ?= 5
 BENCH_KEPT_SECONDS ?= 3
 BENCH_LONG ?=
-BENCH_PROGRAMS := $(addprefix $(B)/bin/,bench-presign media-driver null-fcgi) $(B)/loadtest/queue_driver
+BENCH_PROGRAMS := $(addprefix $(B)/bin/,bench-presign media-driver null-fcgi) \
+	$(addprefix $(B)/loadtest/,queue_driver bench_pg bench_scatter)
 
 $(B)/bin/bench-presign: $(B)/obj/loadtest/bench_presign.o $(B)/lib.a
 	$(call say,LINK,$@)

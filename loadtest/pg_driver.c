@@ -9,7 +9,8 @@
  *   ping N | state N        is it there | leases in use, breaker, counters
  *   page MAX                users by id, from all shards
  *   replicas 0|1            may reads go to replicas?
- *   mix N THREADS MS OPS USERS WRITE_PERCENT   users who write and read what they have written
+ *   mix N THREADS MS OPS USERS WRITE_PERCENT APART   users who write and read what they have
+ *                           written: at once, or (APART 1) when their turn comes
  *   run OP N THREADS MS TIMEOUT_MS HOLD_MS   OP over and over for MS: read, append, or twice (two
  *                           appends in a transaction) */
 #include <inttypes.h>
@@ -229,6 +230,7 @@ struct writer {
 
 struct mix {
     int shard, first, n_users, write_percent;
+    bool is_apart;
     int64_t until_ms, n_ops_max, id_base;
     unsigned seed;
     int64_t n_reads, n_replica, n_stale, n_writes, n_failed, db_us;
@@ -294,6 +296,9 @@ static void *run_mix(void *arg)
             scope_done(&sc);
             m->n_writes += e == OK;
             m->n_failed += e != OK;
+            if (m->is_apart) {
+                continue;
+            }
         }
         scope_init(&sc, arena, 5000);
         e = mix_read(m, &sc, m->id_base + i, &users[i]);
@@ -309,7 +314,7 @@ static void *run_mix(void *arg)
     return NULL;
 }
 
-/* mix N THREADS MS OPS USERS WRITE_PERCENT */
+/* mix N THREADS MS OPS USERS WRITE_PERCENT APART */
 static void do_mix(char **words)
 {
     static struct mix all[THREADS_MAX];
@@ -322,6 +327,7 @@ static void do_mix(char **words)
         all[i] = (struct mix){.shard = (int)number_of(words[1]),
                               .n_users = (int)number_of(words[5]) / n,
                               .write_percent = (int)number_of(words[6]),
+                              .is_apart = number_of(words[7]) == 1,
                               .until_ms = clock_mono_ms() + number_of(words[3]),
                               .n_ops_max = number_of(words[4]) / n,
                               .id_base = ((int64_t)getpid() * THREADS_MAX + i) * 1000000,
@@ -490,7 +496,7 @@ static void serve(struct arena *arena)
                              .hold_ms = number_of(words[6])};
 
             run_load(&l, (int)number_of(words[3]));
-        } else if (strcmp(words[0], "mix") == 0 && n == 7) {
+        } else if (strcmp(words[0], "mix") == 0 && n >= 7) {
             do_mix(words);
         } else if (strcmp(words[0], "state") == 0) {
             print_state((int)number_of(words[1]));

@@ -16,6 +16,7 @@ import time
 sys.dont_write_bytecode = True
 
 import audio  # noqa: E402
+import data  # noqa: E402
 import jobs  # noqa: E402
 import kept  # noqa: E402
 import measure  # noqa: E402
@@ -148,6 +149,8 @@ def bench(world, options):
     say("bench: presigning; audio")
     presign = single.presign(world, options.rounds)
     sound = audio.run(world, options.rounds, options.long)
+    say("bench: the data tier")
+    tier = data.run(world, options.rounds)
     say("bench: the job queue beside BullMQ")
     queue = jobs.run(world, options.rounds)
     say("bench: GET /api/auth/me beside Express and Go")
@@ -169,6 +172,7 @@ def bench(world, options):
     summary["rows"] += memory_rows(memory)
     summary["rows"].append(row("presign", "presigned URLs, one core", "URLs/s", presign, 50000))
     summary["rows"] += audio_rows(sound)
+    summary["rows"] += data.rows(row, tier)
     summary["rows"] += jobs.rows(row, queue)
     summary["ladder"] = ladder_table(steps, me["maxbooster"])
     summary["samples"] = {**me, **steps}
