@@ -59,7 +59,7 @@ def is_whole_run(config):
     option = config.option
     folders = {pathlib.Path(str(a)).resolve() for a in config.args}
     return (not option.keyword and not option.markexpr and not option.collectonly
-            and folders == {pathlib.Path(__file__).resolve().parent})
+            and not getattr(option, "lf", False) and folders == {pathlib.Path(__file__).resolve().parent})
 
 
 def pytest_sessionfinish(session, exitstatus):
