@@ -50,3 +50,7 @@ test: ## unit tests, then integration tests on a stack of their own
 	@$(MAKE) --no-print-directory build
 	@$(MAKE) --no-print-directory unit
 	@deploy/run-integration-tests
+
+.PHONY: test-fleet
+test-fleet: build ## tests of the fleets of phases 1 and 3, on stacks of their own
+	@MB_FLEET=1 deploy/run-integration-tests integration/test_topology.py

@@ -28,8 +28,15 @@ def _fleet(stack):
         yield found
 
 
+def all_serve(fleet):
+    """Is every instance ready, not only one of them?"""
+    return all(requests.get(f"http://127.0.0.1:{fleet.port + 20 + n}/api/system/status",
+                            timeout=10).status_code == 200 for n in range(1, 4))
+
+
 @pytest.fixture(name="artist")
 def _artist(fleet):
+    wait_until(lambda: all_serve(fleet), 60, "every instance to be ready")
     account = fleet.user()
     yield account
     fleet.wait_ready()
