@@ -11,6 +11,13 @@ $(B)/test/fcgi/%: $(B)/obj/fcgi/%.o $(B)/api.a $(B)/lib.a
 	$(call say,LINK,$@)
 	$(Q)mkdir -p $(@D) && $(CC) $(ALL_LDFLAGS) -o $@ $^ -lcmocka $(LIBS_API) $(LIBS_LIB)
 
+$(B)/ctl.a: $(call obj,$(filter-out deploy/ctl/main.c,$(CTL_SRC)))
+	$(call say,AR,$@)
+	$(Q)rm -f $@ && ar rcs $@ $^
+$(B)/test/deploy/ctl/%: $(B)/obj/deploy/ctl/%.o $(B)/ctl.a $(B)/lib.a
+	$(call say,LINK,$@)
+	$(Q)mkdir -p $(@D) && $(CC) $(ALL_LDFLAGS) -o $@ $^ -lcmocka $(LIBS_LIB)
+
 # Fuzzers are built by clang with libFuzzer, ASan and UBSan, into a folder of their own.
 FUZZERS := $(patsubst %.c,$(B)/fuzz/%,$(FUZZ_SRC))
 FUZZ_LINK = mkdir -p $(@D) && $(CC) $(ALL_LDFLAGS) -fsanitize=fuzzer -o $@

@@ -256,7 +256,8 @@ static bool set_method(CURL *c, const struct http_request *rq)
         curl_easy_setopt(c, CURLOPT_NOBODY, 1L);
         return true;
     }
-    if (strcmp(rq->method, "PUT") == 0 || strcmp(rq->method, "POST") == 0) {
+    if (strcmp(rq->method, "PUT") == 0 || strcmp(rq->method, "POST") == 0 ||
+        strcmp(rq->method, "PATCH") == 0) {
         /* libcurl reads the body where it lies, and can send it again on a fresh connection. */
         curl_easy_setopt(c, CURLOPT_POSTFIELDS, rq->body != NULL ? rq->body : "");
         curl_easy_setopt(c, CURLOPT_POSTFIELDSIZE_LARGE,

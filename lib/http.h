@@ -26,11 +26,11 @@ struct http_header {
 
 /* What to send. The caller keeps all of it until http_do() returns. */
 struct http_request {
-    const char *method; /* GET, HEAD, PUT, POST, DELETE */
+    const char *method; /* GET, HEAD, PUT, POST, PATCH, DELETE */
     const char *url;    /* encoded; sent as it is, dot segments too */
     const struct http_header *headers;
     size_t n_headers;
-    const void *body; /* PUT, POST: body_len bytes */
+    const void *body; /* PUT, POST, PATCH: body_len bytes */
     size_t body_len;
     int64_t connect_timeout_ms;
     int64_t timeout_ms; /* of the whole exchange; the scope's deadline holds too */

@@ -13,11 +13,17 @@ enum { TAIL_BYTES = 24 }; /* room for ,"truncated":true} and the newline */
 static const char *const level_names[] = {"debug", "info", "warn", "error"};
 static const char *program_name = "";
 static pid_t process_id;
+static int log_fd = STDOUT_FILENO;
 
 void log_open(const char *program)
 {
     program_name = program;
     process_id = getpid();
+}
+
+void log_to_stderr(void)
+{
+    log_fd = STDERR_FILENO;
 }
 
 static bool is_muted(enum log_level level)
@@ -142,7 +148,7 @@ void log_end(struct log_line *l)
         return;
     }
     memcpy(l->data + l->len, tail, strlen(tail)); /* TAIL_BYTES are kept free for it */
-    ignored = write(STDOUT_FILENO, l->data, l->len + strlen(tail));
+    ignored = write(log_fd, l->data, l->len + strlen(tail));
     (void)ignored; /* there is nowhere to tell it */
 }
 

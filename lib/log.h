@@ -26,6 +26,10 @@ struct log_line {
 /* Name the program in each line ("api"); call once at start. */
 void log_open(const char *program);
 
+/* From now on lines go to standard error: for a tool whose standard output is its result. Before
+ * threads. */
+void log_to_stderr(void);
+
 /* Start a line with time, level, program, instance, pid and event. */
 void log_begin(struct log_line *l, enum log_level level, const char *event);
 

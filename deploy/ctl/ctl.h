@@ -1,15 +1,15 @@
-/* maxboosterctl: commands of two words, one function each. */
+/* maxboosterctl: commands of one or two words, one function each. */
 #ifndef DEPLOY_CTL_CTL_H
 #define DEPLOY_CTL_CTL_H
 
 #include "lib/scope.h"
 
-/* A command gets its arguments behind the two words. It prints results on standard output, and
+/* A command gets its arguments behind its words. It prints results on standard output, and
  * returns the process's exit status: 0 done, 1 failed (a sentence on standard error says why), 2
  * wrong usage. */
 struct ctl_command {
     const char *group;
-    const char *verb;
+    const char *verb;      /* "": the group alone */
     const char *arguments; /* for the usage: "USER_ID" */
     const char *help;
     int min_args, max_args;
@@ -52,6 +52,7 @@ int ctl_mail_suppress(struct scope *sc, int argc, char **argv);
 int ctl_mail_allow(struct scope *sc, int argc, char **argv);
 int ctl_sessions_count(struct scope *sc, int argc, char **argv);
 int ctl_sessions_revoke(struct scope *sc, int argc, char **argv);
+int ctl_readiness(struct scope *sc, int argc, char **argv);
 int ctl_user_create_admin(struct scope *sc, int argc, char **argv);
 
 #endif

@@ -7,6 +7,7 @@
 #include "lib/config.h"
 #include "lib/crypto.h"
 #include "lib/instance.h"
+#include "lib/log.h"
 #include "lib/pg.h"
 
 enum { ARENA_BYTES = 1024 * 1024, TIMEOUT_MS = 30000 };
@@ -56,6 +57,10 @@ static const struct ctl_command commands[] = {
     {"user", "create-admin", "EMAIL [NAME] | --email EMAIL [--name NAME]",
      "make an administrator; the password of a new one is read from standard input", 1, 4,
      ctl_user_create_admin},
+    {"readiness", "",
+     "[--json] [--only LINE] [--trace] [--kill] [--seconds N] [--url URL] [--targets FILE]",
+     "the readiness checklist, proved on what runs; fails where a line is not proved", 0, 11,
+     ctl_readiness},
 };
 
 int ctl_fail(const struct scope *sc, enum err e, const char *doing)
@@ -73,8 +78,10 @@ static int usage(FILE *out)
 
     fputs("usage: maxboosterctl GROUP COMMAND …\n\n", out);
     for (i = 0; i < ARRAY_LEN(commands); i++) {
-        fprintf(out, "  %s %s %s\n      %s\n", commands[i].group, commands[i].verb,
-                commands[i].arguments, commands[i].help);
+        const struct ctl_command *c = &commands[i];
+
+        fprintf(out, "  %s%s%s %s\n      %s\n", c->group, *c->verb != '\0' ? " " : "", c->verb,
+                c->arguments, c->help);
     }
     fputs("\nThe configuration is read from the file that CONFIG_FILE names and the environment.\n",
           out);
@@ -94,6 +101,8 @@ static int run(const struct ctl_command *command, int argc, char **argv)
     struct scope sc;
     int status;
 
+    log_open("ctl");
+    log_to_stderr();
     crypto_open();
     instance_open(
         &instance); /* private: an operator's connections do not count as the instance's */
@@ -119,12 +128,13 @@ int main(int argc, char **argv)
         usage(stdout);
         return CTL_DONE;
     }
-    for (i = 0; argc >= 3 && i < ARRAY_LEN(commands); i++) {
+    for (i = 0; argc >= 2 && i < ARRAY_LEN(commands); i++) {
         const struct ctl_command *c = &commands[i];
+        int n_words = *c->verb != '\0' ? 2 : 1, n_args = argc - 1 - n_words;
 
-        if (strcmp(argv[1], c->group) == 0 && strcmp(argv[2], c->verb) == 0 &&
-            argc - 3 >= c->min_args && argc - 3 <= c->max_args) {
-            return config_load(stderr) ? run(c, argc - 3, argv + 3) : CTL_FAILED;
+        if (strcmp(argv[1], c->group) == 0 && n_args >= c->min_args && n_args <= c->max_args &&
+            (n_words == 1 || strcmp(argv[2], c->verb) == 0)) {
+            return config_load(stderr) ? run(c, n_args, argv + 1 + n_words) : CTL_FAILED;
         }
     }
     return usage(stderr);

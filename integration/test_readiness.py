@@ -1,0 +1,201 @@
+"""maxboosterctl readiness: what it proves on a running stack, and that each line can fail."""
+import collections
+import contextlib
+import http.server
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from harness import audio, tracks
+from harness.waits import wait_until
+
+pytestmark = pytest.mark.xdist_group("private")
+READINESS_S = 120
+
+
+def readiness(stack, *words, **variables):
+    """Its exit status, and {name: line}."""
+    env = {"CONFIG_FILE": str(stack.folder / "stack.env"), "PATH": os.environ["PATH"], **variables}
+    done = subprocess.run([str(stack.folder / "bin/maxboosterctl"), "readiness", "--json", *words],
+                          env=env, capture_output=True, text=True, timeout=READINESS_S, check=False)
+    assert done.stdout, done.stderr
+    told = json.loads(done.stdout)
+    assert told["ready"] == (done.returncode == 0)
+    return done.returncode, {line["name"]: line for line in told["lines"]}
+
+
+def verdicts(lines):
+    """{name: verdict}."""
+    return {name: line["verdict"] for name, line in lines.items()}
+
+
+@contextlib.contextmanager
+def at_work(user):
+    """Conversions of a user, one after the other, until the block ends; how many are done."""
+    is_over = threading.Event()
+    done = collections.Counter()
+    file = audio.upload(user.client, "a.mp3", tracks.short_mp3())
+
+    def work():
+        while not is_over.is_set():
+            job = user.client.post("/api/audio/convert", {"fileId": file["id"], "format": "flac"},
+                                   expect=202).json["jobId"]
+            audio.wait_job(user.client, job)
+            done["jobs"] += 1
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield done
+    finally:
+        is_over.set()
+        thread.join(120)
+        assert not thread.is_alive()
+
+
+def test_what_runs_is_proved_line_by_line(private):
+    status, lines = readiness(private)
+    assert status == 1
+    assert verdicts(lines) == {
+        "health": "pass", "instances": "not applicable", "stateless": "pass",
+        "read-write-split": "not applicable", "refusal-429": "pass", "refusal-503": "pass",
+        "local-files": "unknown", "configuration": "pass", "kills": "unknown",
+        "queued": "unknown"}
+    assert "every one was answered by each of 1 instances" in lines["stateless"]["evidence"]
+
+
+def test_no_process_at_work_writes_a_file(private):
+    with at_work(private.user()) as done:
+        wait_until(lambda: done["jobs"], 60, "the first job")
+        status, lines = readiness(private, "--only", "local-files", "--trace", "--seconds", "3")
+        before = done["jobs"]
+        wait_until(lambda: done["jobs"] > before, 60, "the job that the trace saw")
+    assert verdicts(lines) == {"local-files": "pass"} and status == 0, lines
+    assert " 0 of them change local ones" in lines["local-files"]["evidence"]
+    assert not re.search(r": 0 calls that open", lines["local-files"]["evidence"])
+
+
+def test_killed_processes_are_not_noticed(private):
+    status, lines = readiness(private, "--kill", "--only", "kills")
+    assert verdicts(lines) == {"kills": "pass"} and status == 0, lines
+    assert "0 were not answered" in lines["kills"]["evidence"]
+
+
+def test_nothing_of_the_probes_is_left(private):
+    before = private.ctl("sessions", "count").stdout.split()[0]
+    readiness(private)
+    assert private.ctl("sessions", "count").stdout.split()[0] == before
+    for shard, _ in enumerate(private.shard_urls()):
+        assert private.sql(shard, "SELECT count(*) FROM idempotency WHERE fingerprint = %s",
+                           "readiness") == [(0,)]
+
+
+def test_a_limit_that_only_looks_on_fails_its_line(private):
+    assert private.ctl("config", "set", "GUARDS_SHADOW=rate").returncode == 0
+    try:
+        status, lines = readiness(private, "--only", "refusal-429")
+    finally:
+        assert private.ctl("config", "set", "GUARDS_SHADOW=").returncode == 0
+    assert status == 1
+    assert lines["refusal-429"]["verdict"] == "fail"
+    assert "answered 200" in lines["refusal-429"]["evidence"]
+
+
+def test_values_that_the_environment_does_not_have_fail_the_line(private):
+    _, lines = readiness(private, "--only", "configuration", PAGE_LIMIT_MAX="17")
+    assert lines["configuration"]["verdict"] == "fail"
+    assert "as PAGE_LIMIT_MAX" in lines["configuration"]["evidence"]
+
+
+def test_a_replica_that_is_none_fails_the_line(private):
+    _, lines = readiness(private, "--only", "read-write-split",
+                         DATABASE_REPLICA_0_URL=private.shard_urls()[0])
+    assert lines["read-write-split"]["verdict"] == "fail"
+    assert "is no replica" in lines["read-write-split"]["evidence"]
+
+
+def test_a_process_that_writes_a_file_fails_the_line(private, tmp_path):
+    """Another program under the name of ours, among the fleet's members."""
+    program = tmp_path / "maxbooster-writer"
+    shutil.copy(os.path.realpath(sys.executable), program)
+    script = ("import pathlib, sys\n"
+              "print('ready', flush=True)\n"
+              "while sys.stdin.read(1):\n"
+              "    pathlib.Path(sys.argv[1]).write_text('kept here')\n")
+    with subprocess.Popen([program, "-c", script, tmp_path / "state"], stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE) as writer:
+        assert writer.stdout.readline() == b"ready\n"
+        redis, name = private.redis(), f"9/worker/{socket.gethostname()}:{writer.pid}"
+        is_over = threading.Event()
+
+        def beat_and_write():
+            while not is_over.wait(0.05):
+                seconds, micros = redis.time()
+                redis.zadd("config:{fleet}:alive", {name: seconds * 1000 + micros // 1000})
+                writer.stdin.write(b"x")
+                writer.stdin.flush()
+        thread = threading.Thread(target=beat_and_write)
+        thread.start()
+        try:
+            wait_until(lambda: name in private.ctl("config", "members").stdout, 10, "the member")
+            _, lines = readiness(private, "--trace", "--seconds", "2", "--only", "local-files")
+            _, told = readiness(private, "--only", "configuration")
+        finally:
+            is_over.set()
+            thread.join()
+            writer.kill()
+            redis.zrem("config:{fleet}:alive", name)
+    assert lines["local-files"]["verdict"] == "fail", lines["local-files"]
+    assert f"{tmp_path}/state" in lines["local-files"]["evidence"]
+    assert told["configuration"]["verdict"] == "fail"  # and it takes arguments
+
+
+class SlowRoute(http.server.BaseHTTPRequestHandler):
+    """The door of an instance that does long work in its requests."""
+    name = "http_server_request_duration_seconds"
+    labels = 'http_route="POST /api/audio/convert",status_class="2xx"'
+
+    def do_GET(self):
+        body = (f'{self.name}_bucket{{{self.labels},le="1"}} 90\n'
+                f"{self.name}_count{{{self.labels}}} 100\n").encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format, *args):  # pylint: disable=redefined-builtin
+        """Says nothing."""
+
+
+def test_long_work_in_a_request_and_a_silent_instance_fail_their_lines(private, tmp_path):
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), SlowRoute) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            targets = tmp_path / "targets.json"
+            targets.write_text(json.dumps([{"targets": [f"127.0.0.1:{server.server_port}"],
+                                            "labels": {"instance_id": "2"}}]))
+            _, lines = readiness(private, "--targets", str(targets))
+        finally:
+            server.shutdown()
+    assert lines["queued"]["verdict"] == "fail"
+    assert "POST /api/audio/convert took over 1 s in 10 of 100" in lines["queued"]["evidence"]
+    assert lines["instances"]["verdict"] == "fail"  # none of its processes beats
+    assert lines["stateless"]["verdict"] == "fail"  # it has answered nothing
+
+
+def test_an_api_that_is_away_fails_what_it_should_answer(private):
+    _, lines = readiness(private, "--url", "http://127.0.0.1:1")
+    assert lines["health"]["verdict"] == "fail"
+    assert lines["stateless"]["verdict"] == lines["refusal-429"]["verdict"] == "unknown"
+
+
+@pytest.mark.parametrize("words", [["--only", "nothing"], ["--seconds", "-1"], ["--seconds"], ["--nothing"], ["x"]])
+def test_wrong_words_are_told(private, words):
+    done = private.ctl("readiness", *words)
+    assert done.returncode == 2 and done.stderr
