@@ -105,18 +105,6 @@ bool conn_listen_open(void)
     return is_listening;
 }
 
-void conn_stop(void)
-{
-    uint64_t one = 1;
-    ssize_t ignored;
-
-    atomic_store(&stopped_at_ms, clock_mono_ms());
-    atomic_store(&is_stopping, true);
-    ignored = write(stop_fd, &one,
-                    sizeof(one)); /* stays readable: each thread that sees it wakes the next */
-    (void)ignored;
-}
-
 bool conn_is_stopping(void)
 {
     return atomic_load_explicit(&is_stopping, memory_order_relaxed);
@@ -156,8 +144,8 @@ static void link_arm(struct link *link, int operation)
     }
 }
 
-/* Accept one connection. */
-static void accept_one(void)
+/* Accept one connection, if one waits. */
+static bool accept_one(void)
 {
     const struct timeval limit = {.tv_sec = IO_TIMEOUT_S};
     struct link *link;
@@ -169,7 +157,7 @@ static void accept_one(void)
             log_event(LOG_ERROR, "accept", "no descriptors left: %d", errno);
             usleep(RETRY_ACCEPT_MS * 1000);
         }
-        return;
+        return false;
     }
     setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
     setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
@@ -181,6 +169,31 @@ static void accept_one(void)
     link->fcgi.ipcFd = fd;
     count_links(1);
     link_arm(link, EPOLL_CTL_ADD);
+    return true;
+}
+
+static bool is_unix_socket(void)
+{
+    int domain = AF_UNSPEC;
+    socklen_t len = sizeof(domain);
+
+    return getsockopt(LISTEN_FD, SOL_SOCKET, SO_DOMAIN, &domain, &len) == 0 && domain == AF_UNIX;
+}
+
+void conn_stop(bool closes_door)
+{
+    uint64_t one = 1;
+    ssize_t ignored;
+
+    if (closes_door && is_unix_socket() && shutdown(LISTEN_FD, SHUT_RDWR) == 0) {
+        while (accept_one()) {
+        }
+    }
+    atomic_store(&stopped_at_ms, clock_mono_ms());
+    atomic_store(&is_stopping, true);
+    ignored = write(stop_fd, &one,
+                    sizeof(one)); /* stays readable: each thread that sees it wakes the next */
+    (void)ignored;
 }
 
 /* Nothing is left to serve, or the proxy keeps its connections longer than it should. */
@@ -203,7 +216,7 @@ static struct link *wait_ready(void)
             continue;
         }
         if (event.data.ptr == &listening) {
-            accept_one();
+            (void)accept_one();
         } else if (event.data.ptr != &stopping) {
             return event.data.ptr;
         } else if (!stops) {

@@ -22,8 +22,10 @@ struct conn;
  * it). False: it is no socket. */
 bool conn_listen_open(void);
 
-/* Ask all threads to stop; safe from any thread. */
-void conn_stop(void);
+/* Ask all threads to stop; safe from any thread. closes_door: nobody else serves the socket, so
+ * whoever connects from now on is refused at once (and may go elsewhere, as nothing was sent), and
+ * whoever has connected is served. Only a unix socket can do that. */
+void conn_stop(bool closes_door);
 
 /* Has conn_stop() been called? */
 bool conn_is_stopping(void);

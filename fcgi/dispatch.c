@@ -243,6 +243,7 @@ void dispatch(struct conn *conn, struct arena *arena)
     bool is_sent;
     enum err e;
 
+    metrics_gauge_add(METRIC_GAUGE_ACTIVE_REQUESTS, 1);
     scope_init(&r->scope, arena, config()->request_timeout_ms);
     r->conn = conn;
     r->start_us = clock_mono_us();
@@ -262,6 +263,7 @@ void dispatch(struct conn *conn, struct arena *arena)
         respond_problem(r, e);
     }
     answered_us = clock_mono_us();
+    metrics_gauge_add(METRIC_GAUGE_ACTIVE_REQUESTS, -1);
     is_sent = respond_write(r) && conn_finish(conn);
     r->write_us = clock_mono_us() - answered_us;
     log_request(r, e, is_sent);

@@ -39,7 +39,7 @@ static void *serve_thread(void *unused)
 }
 
 /* Wait for signals until one says stop. */
-static void mind_signals(const sigset_t *signals)
+static void mind_signals(const sigset_t *signals, pid_t parent)
 {
     int signal_number = 0;
     siginfo_t info;
@@ -57,7 +57,9 @@ static void mind_signals(const sigset_t *signals)
     if (!is_ours) {
         req_drain();
     }
-    conn_stop();
+    /* multiwatch says SIGINT to all of the instance's processes, or has died; SIGTERM is for one
+     * process, whose place another one takes at the same socket. */
+    conn_stop(signal_number == SIGINT || getppid() != parent);
 }
 
 static void start_threads(pthread_t *threads, int n)
@@ -81,6 +83,7 @@ static int run(void)
     pthread_t threads[THREADS_MAX];
     const struct metrics_plan metrics = {.routes = route_count(), .route_name = route_key};
     int n = (int)config()->api_threads, i;
+    const pid_t parent = getppid();
     sigset_t signals;
 
     /* The supervisor watches our parent; without it nobody would count us. */
@@ -109,7 +112,7 @@ static int run(void)
     fleet_open("api");
     start_threads(threads, n);
     log_event(LOG_INFO, "start", "version %s, %d threads", VERSION, n);
-    mind_signals(&signals);
+    mind_signals(&signals, parent);
     for (i = 0; i < n; i++) {
         pthread_join(threads[i], NULL);
     }

@@ -127,6 +127,31 @@ def test_an_instance_that_is_away_costs_no_request_an_error(fleet, artist):
     assert not asking.bad, asking.bad[:3]
 
 
+def test_stopping_an_instance_costs_no_request_an_error(fleet, artist):
+    """Not even an unsafe one: whoever came before the door closed is served, others go elsewhere."""
+    over, bad = threading.Event(), []
+
+    def write(account):
+        while not over.is_set():
+            reply = account.client.patch("/api/auth/me", {"name": "Somebody"}, checked=False)
+            if reply.status != 200:
+                bad.append(reply)
+    accounts = [artist] + [fleet.user() for _ in range(5)]
+    threads = [threading.Thread(target=write, args=[account]) for account in accounts]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(3):
+            for program in ("api-2", "api-3"):
+                with fleet.stopped(program):
+                    pass
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+    assert not bad, bad[:3]
+
+
 def interrupted(fleet, artist, method, path):
     """The reply to a request whose instance is killed while PostgreSQL lets it wait."""
     request_id = "cut-" + uuid.uuid4().hex
@@ -143,11 +168,11 @@ def interrupted(fleet, artist, method, path):
 
 
 def in_flight(fleet, program):
-    """Does a request of the instance hold a connection to PostgreSQL?"""
+    """Does the instance serve a request beside the one that asks it this?"""
     number = fleet.programs_of("api").index(program) + 1
     text = requests.get(f"http://127.0.0.1:{fleet.port + 20 + number}/metrics", timeout=10).text
-    return any(line.startswith("maxbooster_db_connections_used{") and not line.endswith(" 0")
-               for line in text.splitlines())
+    return sum(float(line.rpartition(" ")[2]) for line in text.splitlines()
+               if line.startswith("http_server_active_requests{")) > 1
 
 
 def test_a_read_that_lost_its_instance_is_answered_by_another(fleet, artist):

@@ -79,6 +79,13 @@ void metrics_gauge(enum metric_gauge gauge, int64_t value)
     }
 }
 
+void metrics_gauge_add(enum metric_gauge gauge, int64_t n)
+{
+    if (mine != NULL) {
+        atomic_fetch_add_explicit(&mine->gauges[gauge], n, memory_order_relaxed);
+    }
+}
+
 static const struct {
     const char *name, *help;
     int level;

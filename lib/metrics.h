@@ -93,6 +93,9 @@ void metrics_add(enum metric metric, int64_t n);
 /* Set a gauge of this process; it is 0 at first. Before metrics_open() it does nothing. */
 void metrics_gauge(enum metric_gauge gauge, int64_t value);
 
+/* Add to a gauge of this process, which threads count together. */
+void metrics_gauge_add(enum metric_gauge gauge, int64_t n);
+
 /* A layer has acted. Cheap enough for every refusal. */
 void metrics_layer(enum layer layer);
 

@@ -88,6 +88,8 @@ def _upstream(place, topology):
     else:
         lines += ["        zone api 128k;  # nginx's workers know the same", "        least_conn;"]
         lines += [f"        server {s} max_fails=2 fail_timeout=1s;" for s in sockets]
+        # When all have failed within the second, they are asked all the same: one may be back.
+        lines += [f"        server {s} max_fails=0 backup;" for s in sockets]
     # nginx closes a kept connection, never the API: no request is lost on one that is being
     # closed, connections spread over new processes, and a stopping process gets free.
     lines += [f"        keepalive {KEPT_PER_WORKER};", "        keepalive_timeout 2s;",
@@ -201,7 +203,7 @@ def render(repo, place, topology, values, table):
         "EDGE_RATE": rate, "EDGE_BURST": burst, "EDGE_CONNECTIONS": connections,
     }
     timeout_s = int(values["REQUEST_TIMEOUT_MS"]) // 1000 + 5
-    snippet = {"READ_TIMEOUT": f"{timeout_s}s", "TRIES": max(2, len(topology.instances)),
+    snippet = {"READ_TIMEOUT": f"{timeout_s}s", "TRIES": 1 + len(topology.instances),
                "KEEP": "fastcgi_keep_conn on;"}
     files = {}
     for source, name, names in (("nginx.conf", "nginx.conf", cells),
