@@ -514,6 +514,18 @@ def test_a_queue_is_drained_by_the_operator(lab):
     lab.ends(waiting)
 
 
+def test_a_pause_outlives_redis(lab):
+    lab.ctl("queue", "pause", "email")
+    job = lab.welcome("paused@example.org")
+    lab.redis.client.flushall()
+    lab.scheduler()
+    wait_until(lambda: "email (paused): 1 known" in lab.ctl("queue", "stats", "email"), 20,
+               "the lost job to be back in a paused queue")
+    lab.worker()
+    lab.ctl("queue", "resume", "email")
+    lab.ends(job)
+
+
 # --- sweeps --------------------------------------------------------------------------------------
 
 def test_expired_rows_are_swept_and_others_stay(lab):

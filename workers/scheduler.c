@@ -194,6 +194,7 @@ static void run(void)
         arena_reset(arena);
         if (lead_keep(arena)) {
             queues_tend(arena);
+            pauses_round(arena);
             putback_round(arena);
             cron_round(arena);
             outbox_round(arena);

@@ -5,7 +5,9 @@
 #include "deploy/ctl/ctl.h"
 #include "lib/clock.h"
 #include "lib/config.h"
+#include "lib/pg.h"
 #include "lib/queue.h"
+#include "queries.h"
 
 enum { DRAIN_LOOK_MS = 500, DRAIN_LIMIT_MS = 600000 };
 
@@ -59,14 +61,21 @@ int ctl_queue_stats(struct scope *sc, int argc, char **argv)
     return status;
 }
 
+/* The row first: it is what the scheduler tells Redis, should we die in between. */
 static int set_paused(struct scope *sc, const char *queue, bool paused)
 {
+    const struct place home = {0};
     enum err e;
 
     if (!is_queue(queue)) {
         return CTL_USAGE;
     }
-    e = queue_pause(sc, queue, paused);
+    e = pg_exec(sc,
+                paused ? q_queue_pauses_set(sc, home, queue) : q_queue_pauses_drop(sc, home, queue),
+                NULL);
+    if (e == OK) {
+        e = queue_pause(sc, queue, paused);
+    }
     if (e != OK) {
         return ctl_fail(sc, e, "queue pause");
     }
