@@ -108,7 +108,7 @@ def test_a_server_that_stands_still_is_waited_for_so_long_and_no_longer(driver, 
         page = d("page 50")
         assert (page["error"], page["failed"]) == ("OK", 1)
         assert page["ids"] == of_shards(servers, [0, 1, 2])
-        assert page["ms"] >= 300
+        assert page["ms"] >= 299  # of two clocks that count whole milliseconds
         d("scope 10000")
         page = d("page 50")  # and to connect anew, no longer either
         assert page["failed"] == 1

@@ -256,8 +256,10 @@ def test_jobs_are_forgotten_when_their_time_is_over(lab):
 
 def test_a_pool_takes_its_own_type_and_as_many_as_it_has_threads(lab):
     worker = lab.worker("email-send=1")
-    first, second = lab.welcome("hold-1@example.org"), lab.welcome("hold-2@example.org")
-    wait_until(lambda: lab.mail.arrived["hold-1@example.org"], 10, "the first")
+    first = lab.welcome("hold-1@example.org")
+    wait_until(lambda: lab.mail.arrived["hold-1@example.org"], 30, "the first")
+    second = lab.welcome("hold-2@example.org")
+    wait_until(lambda: lab.driver("stats", "email")["known"] == 2, 10, "both to be known")
     assert lab.driver("stats", "email")["leased"] == 1
     lab.mail.gate.set()
     lab.ends(first)
