@@ -106,10 +106,12 @@ class Proxy:
         """HTTP to a peer."""
         text = _edit(r"upstream api \{.*?\n    \}", _upstream([f"127.0.0.1:{port}"], PEER_KEEP),
                      self._config(), re.S)
-        conf = self.world.place.path("conf", "api.conf")
         snippet = self._write("peer.conf", PEER)
-        text = _edit(rf"fastcgi_pass api;\s*include {re.escape(conf)};",
-                     f"proxy_pass http://api;\n            include {snippet};", text)
+        # The second place is that of PUT and DELETE, whose path nginx.conf has rewritten.
+        for name, target in (("api.conf", "http://api"), ("api_once.conf", "http://api$request_uri")):
+            conf = self.world.place.path("conf", name)
+            text = _edit(rf"fastcgi_pass api;\s*include {re.escape(conf)};",
+                         f"proxy_pass {target};\n            include {snippet};", text)
         self._write("nginx.conf", text)
         return self
 
