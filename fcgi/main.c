@@ -101,10 +101,10 @@ static int run(void)
     }
     harden_process();
     crypto_open();
+    metrics_open(&metrics); /* first: what is thought of dependencies is the instance's */
     if (!redis_may_start(stderr)) {
         return EXIT_CONFIG;
     }
-    metrics_open(&metrics);
     pg_open();
     guard_load_open();
     depend_open(n);

@@ -19,7 +19,7 @@ enum {
     PAGE = 4096,
     LOCK_WAIT_MS = 5000, /* the lock is held for microseconds; longer means a stopped process */
     LOCK_BYTE = 0,       /* byte of the lock on the file; slot i has byte 1 + i */
-    LAYOUT_VERSION = 2
+    LAYOUT_VERSION = 3
 };
 
 #define MAGIC UINT64_C(0x6d61786273686d31) /* "maxbshm1" */
@@ -33,6 +33,12 @@ struct slot {
     int64_t since_ms;
 };
 
+/* Its key once entered stays; whoever comes first enters it. */
+struct topic {
+    _Atomic uint64_t key;
+    _Atomic int64_t words[INSTANCE_TOPIC_WORDS];
+};
+
 struct header {
     _Atomic uint64_t magic; /* written last */
     uint32_t version;
@@ -41,6 +47,7 @@ struct header {
     _Alignas(64) struct slot slots[INSTANCE_SLOTS];
     /* Hashes of the pools' names, 0 free: here, since a look into the file's holes fills them. */
     _Atomic uint64_t pool_keys[INSTANCE_POOLS];
+    struct topic topics[INSTANCE_TOPICS];
 };
 
 /* What is shared of a pool. Entered under the lock of byte 0, its key last; then it stays. */
@@ -240,6 +247,22 @@ static uint64_t hash_of(const char *name)
     return hash != 0 ? hash : 1;
 }
 
+_Atomic int64_t *instance_topic(const char *name)
+{
+    uint64_t key = hash_of(name);
+    size_t i;
+
+    for (i = 0; self.base != NULL && i < INSTANCE_TOPICS; i++) {
+        struct topic *t = &self.base->topics[(key + i) % INSTANCE_TOPICS];
+        uint64_t found = 0;
+
+        if (atomic_compare_exchange_strong(&t->key, &found, key) || found == key) {
+            return t->words;
+        }
+    }
+    return NULL;
+}
+
 /* The slot of that key, or the free one where it belongs. -1: all are taken. */
 static int find_pool(uint64_t key)
 {
@@ -372,20 +395,37 @@ static bool is_alive(int slot)
     return self.probe_fd >= 0 && fcntl(self.probe_fd, F_OFD_GETLK, &l) == 0 && l.l_type != F_UNLCK;
 }
 
-/* Old databases must not fill the table for ever: the first process of an instance forgets them
- * all when they are many. Nobody else looks at them then, since we hold the lock. */
-static void forget_pools(void)
+static bool is_first_of_instance(void)
+{
+    int i;
+
+    for (i = 0; i < INSTANCE_SLOTS; i++) {
+        if (i != self.slot && self.base->slots[i].state == SLOT_LIVE && is_alive(i)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* The first process of an instance forgets what the last ones thought of dependencies (their clock
+ * may have been another boot's), and old databases where they are many, so that they do not fill
+ * the table for ever. Nobody else looks at any of it then, since we hold the lock. */
+static void forget_the_past(void)
 {
     int i, n = 0;
 
+    if (!is_first_of_instance()) {
+        return;
+    }
+    memset(self.base->topics, 0, sizeof(self.base->topics));
     for (i = 0; i < INSTANCE_POOLS; i++) {
         n += self.base->pool_keys[i] != 0;
     }
-    for (i = 0; i < INSTANCE_SLOTS && n > INSTANCE_POOLS / 2; i++) {
-        n = i != self.slot && self.base->slots[i].state == SLOT_LIVE && is_alive(i) ? 0 : n;
-    }
-    for (i = 0; i < INSTANCE_POOLS && n > INSTANCE_POOLS / 2; i++) {
-        if (atomic_exchange(&self.base->pool_keys[i], 0) != 0) {
+    for (i = 0; i < INSTANCE_POOLS; i++) {
+        if (self.base->pool_keys[i] != 0) {
+            atomic_store(&pool_at(i)->breaker, 0);
+        }
+        if (n > INSTANCE_POOLS / 2 && atomic_exchange(&self.base->pool_keys[i], 0) != 0) {
             memset(pool_at(i), 0, self.pool_stride);
         }
     }
@@ -410,7 +450,7 @@ static bool open_shared(const struct instance_plan *plan, const char **reason)
     }
     is_good = is_good && claim_slot();
     if (is_good) {
-        forget_pools();
+        forget_the_past();
     }
     unlock_file(self.fd);
     return is_good;

@@ -24,6 +24,8 @@ enum {
     INSTANCE_OPEN_MAX = 10000,  /* the largest DB_MAX_CONNECTIONS */
     INSTANCE_POOLS = 1024,      /* pools that fit into the file */
     INSTANCE_COUNTERS = 8,      /* of a pool */
+    INSTANCE_TOPICS = 1024,     /* that fit into the file */
+    INSTANCE_TOPIC_WORDS = 4,
     INSTANCE_BOARD_BYTES = 65536
 };
 
@@ -66,6 +68,11 @@ struct instance_pool {
  * for the file's lock. Where the file has no room the pool is this process's own; a warning says
  * so. */
 struct instance_pool instance_pool(const char *name);
+
+/* INSTANCE_TOPIC_WORDS words that the processes share about what the name tells; entered now if it
+ * is new, and zero then, as they are when an instance's first process starts. Never waits; valid
+ * until instance_close(). NULL: no instance is open, or the file has no room. */
+_Atomic int64_t *instance_topic(const char *name);
 
 /* INSTANCE_BOARD_BYTES that all processes see, 64-byte aligned; zero in a new file, else as the
  * last processes left them. */

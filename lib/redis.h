@@ -4,10 +4,10 @@
  * Every call names a key: with a cluster (REDIS_CLUSTER_NODES > 0) its hash tag decides the node,
  * so keys of one call share a tag; the key "" stands for any node. A connection is opened at first
  * use and closed on any error, or when it lay idle for long. A node that cannot be reached is held
- * back for a short while, for all threads: calls to it fail at once. A call blocks at most
- * redis_timeout_ms, redirections and pauses of a cluster in motion included, and never past the
- * scope's deadline. What may have been executed is never sent twice: where an answer is lost the
- * call fails. */
+ * back for a short while, for all threads of the instance's processes: calls to it fail at once. A
+ * call blocks at most redis_timeout_ms, redirections and pauses of a cluster in motion included,
+ * and never past the scope's deadline. What may have been executed is never sent twice: where an
+ * answer is lost the call fails. */
 #ifndef LIB_REDIS_H
 #define LIB_REDIS_H
 
@@ -17,6 +17,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include "lib/breaker.h"
 #include "lib/scope.h"
 
 enum redis_kind { REDIS_NIL, REDIS_INT, REDIS_TEXT, REDIS_LIST, REDIS_ERROR };
@@ -109,6 +110,10 @@ bool redis_may_start(FILE *faults);
 /* Masters and replicas of the cluster as last told by one of them; 0: no cluster, or not asked
  * yet. Never blocks. */
 int redis_nodes(void);
+
+/* The worst of all nodes: open while one is left alone, half-open when the next call to it probes.
+ * For metrics; never blocks. */
+enum breaker_state redis_breaker(void);
 
 /* Close this thread's connections; it may open others. The end of a thread does it too. */
 void redis_thread_done(void);

@@ -24,8 +24,8 @@ struct redis_address {
 };
 
 /* --- Nodes: who they are, and which of them are to be left alone for a while. Shared by all
- * threads; none of these blocks. A node is a number below REDIS_NODES_MAX, a seed's is its place
- * in the list. --- */
+ * threads, hold-back by all processes of the instance; none of these blocks. A node is a number
+ * below REDIS_NODES_MAX, a seed's is its place in the list. --- */
 
 /* REDIS_URL taken apart. User and password are one for all nodes. */
 struct redis_seeds {

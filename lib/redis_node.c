@@ -1,22 +1,28 @@
 /* A table of nodes that only grows and re-uses: a number and its generation stand for an address,
  * so a thread sees by one load that its connection belongs to a node that is gone. Hold-back is
- * kept here, since one thread's failure is news for all. */
+ * kept with the instance, by address, since one thread's failure is news for all its processes. */
 #include <pthread.h>
 #include <stdatomic.h>
 
 #include "lib/clock.h"
 #include "lib/config.h"
+#include "lib/instance.h"
 #include "lib/redis_internal.h"
 #include "lib/str.h"
 
 enum { BACKOFF_FIRST_MS = 20, BACKOFF_MAX_MS = 500, PORT_DEFAULT = 6379, PORT_MAX = 65535 };
 
+/* Words of a node's hold-back: failures in a row, when the last was, when one may probe, and
+ * whether it accepts and does not answer. */
+enum { HOLD_FAILURES, HOLD_FAILED_MS, HOLD_RETRY_MS, HOLD_SILENT, HOLD_WORDS };
+
+_Static_assert((int)HOLD_WORDS <= (int)INSTANCE_TOPIC_WORDS, "a hold-back fits into a topic");
+
 struct node {
-    _Atomic int64_t failed_mono_ms, retry_mono_ms;
-    _Atomic uint32_t generation;  /* odd: in use */
-    _Atomic int failures;         /* in a row */
-    struct redis_address address; /* under the lock */
-    _Atomic bool is_silent;       /* it accepts, and does not answer */
+    _Atomic(_Atomic int64_t *) hold; /* the instance's, or own */
+    _Atomic int64_t own[HOLD_WORDS]; /* where the instance has no room */
+    _Atomic uint32_t generation;     /* odd: in use */
+    struct redis_address address;    /* under the lock */
 };
 
 static struct node nodes[REDIS_NODES_MAX];
@@ -24,6 +30,13 @@ static struct redis_seeds seeds;
 static _Atomic(const char *) seeds_url; /* what they were read from */
 static _Atomic int n_used;              /* numbers ever used; changed under the lock */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+static _Atomic int64_t *hold_of(int node)
+{
+    _Atomic int64_t *hold = atomic_load_explicit(&nodes[node].hold, memory_order_acquire);
+
+    return hold != NULL ? hold : nodes[node].own; /* NULL: it is about to be entered */
+}
 
 static bool is_in_use(int node)
 {
@@ -35,10 +48,17 @@ static void enter(int node, const struct redis_address *address)
 {
     struct node *n = &nodes[node];
 
+    char name[REDIS_HOST_SIZE + 32];
+    _Atomic int64_t *shared;
+    int i;
+
+    snprintf(name, sizeof(name), "redis %s:%d", address->host, address->port);
+    shared = instance_topic(name);
     n->address = *address;
-    atomic_store(&n->failures, 0);
-    atomic_store(&n->is_silent, false);
-    atomic_store(&n->retry_mono_ms, 0);
+    for (i = 0; i < HOLD_WORDS; i++) {
+        atomic_store(&n->own[i], 0);
+    }
+    atomic_store(&n->hold, shared != NULL ? shared : n->own);
     atomic_fetch_add(&n->generation, 1);
 }
 
@@ -273,7 +293,7 @@ void redis_nodes_keep(const bool kept[REDIS_NODES_MAX])
 
 /* --- Hold-back. --- */
 
-static int64_t backoff_ms(int failures)
+static int64_t backoff_ms(int64_t failures)
 {
     int64_t ms = failures > 5 ? BACKOFF_MAX_MS : (int64_t)BACKOFF_FIRST_MS << (failures - 1);
 
@@ -282,53 +302,71 @@ static int64_t backoff_ms(int failures)
 
 bool redis_node_may_try(int node, bool is_open, int64_t limit_ms)
 {
-    struct node *n = &nodes[node];
+    _Atomic int64_t *hold = hold_of(node);
     int64_t now_ms, retry_ms;
 
-    if (atomic_load_explicit(&n->failures, memory_order_relaxed) == 0 ||
-        (is_open && !atomic_load_explicit(&n->is_silent, memory_order_relaxed))) {
+    if (atomic_load_explicit(&hold[HOLD_FAILURES], memory_order_relaxed) == 0 ||
+        (is_open && !atomic_load_explicit(&hold[HOLD_SILENT], memory_order_relaxed))) {
         return true;
     }
     now_ms = clock_mono_ms();
-    retry_ms = atomic_load(&n->retry_mono_ms);
+    retry_ms = atomic_load(&hold[HOLD_RETRY_MS]);
     return now_ms >= retry_ms &&
-           atomic_compare_exchange_strong(&n->retry_mono_ms, &retry_ms, now_ms + limit_ms);
+           atomic_compare_exchange_strong(&hold[HOLD_RETRY_MS], &retry_ms, now_ms + limit_ms);
 }
 
 void redis_node_failed(int node, bool is_silent)
 {
-    struct node *n = &nodes[node];
-    int failures = atomic_load(&n->failures);
-    int64_t now_ms = clock_mono_ms(), ms;
+    _Atomic int64_t *hold = hold_of(node);
+    int64_t failures = atomic_load(&hold[HOLD_FAILURES]), now_ms = clock_mono_ms(), ms;
 
     if (is_silent) {
-        atomic_store(&n->is_silent, true);
+        atomic_store(&hold[HOLD_SILENT], 1);
     }
     /* Threads that fail together tell one failure, not many. */
-    if (failures > 0 && now_ms - atomic_load(&n->failed_mono_ms) < backoff_ms(failures) * 3 / 4) {
+    if (failures > 0 &&
+        now_ms - atomic_load(&hold[HOLD_FAILED_MS]) < backoff_ms(failures) * 3 / 4) {
         return;
     }
-    if (atomic_compare_exchange_strong(&n->failures, &failures, failures + 1)) {
+    if (atomic_compare_exchange_strong(&hold[HOLD_FAILURES], &failures, failures + 1)) {
         ms = backoff_ms(failures + 1);
-        atomic_store(&n->failed_mono_ms, now_ms);
-        /* Less up to a quarter, so that processes do not come back in step. */
-        atomic_store(&n->retry_mono_ms, now_ms + ms - clock_mono_us() % (ms / 4 + 1));
+        atomic_store(&hold[HOLD_FAILED_MS], now_ms);
+        /* Less up to a quarter, so that instances do not come back in step. */
+        atomic_store(&hold[HOLD_RETRY_MS], now_ms + ms - clock_mono_us() % (ms / 4 + 1));
     }
 }
 
 void redis_node_answered(int node, bool is_fresh)
 {
-    struct node *n = &nodes[node];
+    _Atomic int64_t *hold = hold_of(node);
 
-    if (atomic_load_explicit(&n->failures, memory_order_relaxed) > 0 &&
-        (is_fresh || atomic_load(&n->is_silent))) {
-        atomic_store(&n->is_silent, false);
-        atomic_store(&n->failures, 0);
+    if (atomic_load_explicit(&hold[HOLD_FAILURES], memory_order_relaxed) > 0 &&
+        (is_fresh || atomic_load(&hold[HOLD_SILENT]) != 0)) {
+        atomic_store(&hold[HOLD_SILENT], 0);
+        atomic_store(&hold[HOLD_FAILURES], 0);
     }
 }
 
 bool redis_node_is_held(int node)
 {
-    return atomic_load(&nodes[node].failures) > 0 &&
-           clock_mono_ms() < atomic_load(&nodes[node].retry_mono_ms);
+    _Atomic int64_t *hold = hold_of(node);
+
+    return atomic_load(&hold[HOLD_FAILURES]) > 0 &&
+           clock_mono_ms() < atomic_load(&hold[HOLD_RETRY_MS]);
+}
+
+enum breaker_state redis_breaker(void)
+{
+    enum breaker_state worst = BREAKER_CLOSED;
+    int i;
+
+    for (i = 0; i < redis_node_count(); i++) {
+        if (is_in_use(i) && atomic_load(&hold_of(i)[HOLD_FAILURES]) > 0) {
+            if (redis_node_is_held(i)) {
+                return BREAKER_OPEN;
+            }
+            worst = BREAKER_HALF_OPEN;
+        }
+    }
+    return worst;
 }

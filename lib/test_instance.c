@@ -304,6 +304,47 @@ static void test_all_processes_see_the_board(void **state)
     assert_string_equal(instance_board(), "here");
 }
 
+static void note_a_topic(void)
+{
+    open_instance();
+    atomic_store(&instance_topic("redis here:1")[1], 5);
+    atomic_store(instance_pool("s3").breaker, 7);
+}
+
+static void test_a_topic_is_shared_until_the_last_process_has_gone(void **state)
+{
+    pid_t child;
+
+    (void)state;
+    child = start_child(note_a_topic);
+    open_instance();
+    assert_int_equal(atomic_load(&instance_topic("redis here:1")[1]), 5);
+    assert_int_equal(atomic_load(&instance_topic("redis there:1")[1]), 0);
+    assert_int_equal(atomic_load(instance_pool("s3").breaker), 7);
+    end_child(child);
+    assert_int_equal(atomic_load(&instance_topic("redis here:1")[1]), 5);
+    instance_close();
+    assert_null(instance_topic("redis here:1"));
+    open_instance();
+    assert_int_equal(atomic_load(&instance_topic("redis here:1")[1]), 0);
+    assert_int_equal(atomic_load(instance_pool("s3").breaker), 0);
+}
+
+static void test_topics_beyond_the_room_are_refused(void **state)
+{
+    char name[32];
+    int i;
+
+    (void)state;
+    open_instance();
+    for (i = 0; i < INSTANCE_TOPICS; i++) {
+        snprintf(name, sizeof(name), "redis %d", i);
+        assert_non_null(instance_topic(name));
+    }
+    assert_null(instance_topic("redis more"));
+    assert_non_null(instance_topic("redis 7"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -329,6 +370,10 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_the_first_process_forgets_pools_that_are_many,
                                         fresh_file, remove_file),
         cmocka_unit_test_setup_teardown(test_all_processes_see_the_board, fresh_file, remove_file),
+        cmocka_unit_test_setup_teardown(test_a_topic_is_shared_until_the_last_process_has_gone,
+                                        fresh_file, remove_file),
+        cmocka_unit_test_setup_teardown(test_topics_beyond_the_room_are_refused, fresh_file,
+                                        remove_file),
     };
 
     return cmocka_run_group_tests_name("instance", tests, NULL, NULL);

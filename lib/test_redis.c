@@ -14,6 +14,7 @@
 
 #include "lib/clock.h"
 #include "lib/config.h"
+#include "lib/instance.h"
 #include "lib/redis_internal.h"
 
 enum { REPLIES_MAX = 8, SEEN_BYTES = 8192 };
@@ -601,6 +602,36 @@ static void test_redirections_are_told_from_other_errors(void **state)
     assert_int_equal(redis_turn_of(&good, &s, &a), REDIS_TURN_NONE); /* a value, no error */
 }
 
+/* What is thought of a node is the instance's, by the node's address. */
+static void test_hold_back_is_shared_by_the_processes_of_an_instance(void **state)
+{
+    const struct instance_plan plan = {.path = NULL};
+    _Atomic int64_t *topic;
+    int node;
+
+    (void)state;
+    clock_test_set(0, 1000000000);
+    (void)redis_seeds(); /* outside of that memory */
+    instance_open(&plan);
+    topic = instance_topic("redis shared:2");
+    node = redis_node_of(&(struct redis_address){.host = "shared", .port = 2});
+    redis_node_failed(node, false);
+    assert_int_equal(atomic_load(&topic[0]), 1);
+    assert_int_equal(redis_breaker(), BREAKER_OPEN);
+    redis_node_answered(node, true);
+    assert_int_equal(atomic_load(&topic[0]), 0);
+    assert_int_equal(redis_breaker(), BREAKER_CLOSED);
+    atomic_store(&topic[0], 1); /* another process has failed, and its while is over */
+    clock_test_set(0, 1001000000);
+    assert_int_equal(redis_breaker(), BREAKER_HALF_OPEN);
+    assert_true(redis_node_may_try(node, false, 1000));
+    assert_false(redis_node_may_try(node, false, 1000));
+    redis_node_answered(node, true);
+    redis_nodes_keep((const bool[REDIS_NODES_MAX]){false}); /* its memory goes with the instance */
+    instance_close();
+    clock_test_set(-1, -1);
+}
+
 /* A node that failed is probed by one caller at a time, at growing intervals. */
 static void test_a_node_that_failed_is_held_back_for_all_but_one(void **state)
 {
@@ -707,6 +738,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_what_is_no_map_is_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(test_redirections_are_told_from_other_errors, setup,
                                         teardown),
+        cmocka_unit_test_setup_teardown(test_hold_back_is_shared_by_the_processes_of_an_instance,
+                                        setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_node_that_failed_is_held_back_for_all_but_one, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(test_numbers_of_nodes_that_are_gone_are_used_anew, setup,
