@@ -9,6 +9,7 @@
 #include "lib/config.h"
 #include "lib/instance.h"
 #include "lib/metrics.h"
+#include "lib/redis.h"
 
 enum {
     PERCENT = 100, /* a further try costs as much; a first one earns RETRY_BUDGET_PERCENT */
@@ -166,12 +167,19 @@ bool depend_may_retry(enum depend d)
     return false;
 }
 
-const char *depend_name(enum depend d)
-{
-    return guards[d].name;
-}
-
 enum breaker_state depend_state(enum depend d)
 {
-    return guards[d].breaker.word == NULL ? BREAKER_CLOSED : breaker_state(&guards[d].breaker);
+    return d == DEPEND_REDIS                ? redis_breaker()
+           : guards[d].breaker.word == NULL ? BREAKER_CLOSED
+                                            : breaker_state(&guards[d].breaker);
+}
+
+void depend_write_states(struct strbuf *out, const char *name)
+{
+    enum depend d;
+
+    for (d = 0; d < DEPEND__COUNT; d++) {
+        strbuf_printf(out, "%s{dependency=\"%s\"} %d\n", name, guards[d].name,
+                      (int)depend_state(d));
+    }
 }

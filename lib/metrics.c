@@ -6,6 +6,7 @@
 
 #include "lib/clock.h"
 #include "lib/config.h"
+#include "lib/depend.h"
 #include "lib/door.h"
 #include "lib/instance.h"
 #include "lib/pg.h"
@@ -90,19 +91,8 @@ static const struct {
     const char *name, *help;
     int level;
 } layers[] = {
-#define COUNTER(symbol, name, help)
-#define ROUTE_HISTOGRAM(symbol, name, help)
-#define GAUGE(symbol, name, help)
 #define LAYER(symbol, n, l, h) {.name = n, .help = h, .level = l},
-#define COMPUTED(symbol, name, type, help)
-#define DATABASE(field, name, type, help)
 #include "lib/metrics.def"
-#undef COUNTER
-#undef ROUTE_HISTOGRAM
-#undef GAUGE
-#undef LAYER
-#undef COMPUTED
-#undef DATABASE
 };
 
 void metrics_layer(enum layer layer)
@@ -270,15 +260,10 @@ static void write_gauge(struct strbuf *out, enum metric_gauge gauge, const char 
     }
 }
 
-enum computed { COMPUTED_PROCESSES };
-
-static void write_computed(struct strbuf *out, enum computed which, const char *name,
-                           const char *type, const char *help)
+static void write_processes(struct strbuf *out, const char *name)
 {
     int i, n = 0;
 
-    (void)which; /* there is one */
-    write_head(out, name, type, help);
     for (i = 0; i < INSTANCE_SLOTS; i++) {
         bool is_alive = false;
 
@@ -303,11 +288,6 @@ static void write_databases(struct strbuf *out, int64_t (*value)(const struct pg
 }
 
 /* A function for each member of the view that the table names. */
-#define COUNTER(symbol, name, help)
-#define ROUTE_HISTOGRAM(symbol, name, help)
-#define GAUGE(symbol, name, help)
-#define LAYER(symbol, name, level, help)
-#define COMPUTED(symbol, name, type, help)
 #define VALUE_NAME2(line) value_##line
 #define VALUE_NAME(line) VALUE_NAME2(line)
 #define DATABASE(field, name, type, help)                             \
@@ -316,29 +296,18 @@ static void write_databases(struct strbuf *out, int64_t (*value)(const struct pg
         return (int64_t)v->field;                                     \
     }
 #include "lib/metrics.def"
-#undef COUNTER
-#undef ROUTE_HISTOGRAM
-#undef GAUGE
-#undef LAYER
-#undef COMPUTED
-#undef DATABASE
 
 void metrics_write(struct strbuf *out)
 {
 #define COUNTER(symbol, name, help) write_counter(out, METRIC_##symbol, name, help);
 #define ROUTE_HISTOGRAM(symbol, name, help) write_route_histogram(out, name, help);
 #define GAUGE(symbol, name, help) write_gauge(out, METRIC_GAUGE_##symbol, name, help);
-#define LAYER(symbol, name, level, help)
-#define COMPUTED(symbol, name, type, help) write_computed(out, COMPUTED_##symbol, name, type, help);
+#define COMPUTED(write, name, type, by, help) \
+    write_head(out, name, type, help);        \
+    write(out, name);
 #define DATABASE(field, name, type, help) \
     write_databases(out, VALUE_NAME(__LINE__), name, type, help);
 #include "lib/metrics.def"
-#undef COUNTER
-#undef ROUTE_HISTOGRAM
-#undef GAUGE
-#undef LAYER
-#undef COMPUTED
-#undef DATABASE
     write_layers(out);
 }
 
@@ -403,16 +372,11 @@ void metrics_print_docs(FILE *out)
 #define LAYER(symbol, name, level, help)                                                       \
     fprintf(out, "| `maxbooster_layer_active{layer=\"%s\"}` | gauge, level %d | %s |\n", name, \
             level, help);
-#define COMPUTED(symbol, name, type, help) fprintf(out, "| `%s` | %s | %s |\n", name, type, help);
+#define COMPUTED(write, name, type, by, help) \
+    fprintf(out, "| `%s` | %s%s | %s |\n", name, type, by, help);
 #define DATABASE(field, name, type, help) \
     fprintf(out, "| `%s` | %s by `database` | %s |\n", name, type, help);
 #include "lib/metrics.def"
-#undef COUNTER
-#undef ROUTE_HISTOGRAM
-#undef GAUGE
-#undef LAYER
-#undef COMPUTED
-#undef DATABASE
     for (i = 0; i < METRIC_FLEET__COUNT; i++) {
         fprintf(out, "| `%s` | %s | %s |\n", fleet_metrics[i].name, fleet_metrics[i].type,
                 fleet_metrics[i].help);

@@ -13,53 +13,20 @@
 
 enum metric {
 #define COUNTER(symbol, name, help) METRIC_##symbol,
-#define ROUTE_HISTOGRAM(symbol, name, help)
-#define GAUGE(symbol, name, help)
-#define LAYER(symbol, name, level, help)
-#define COMPUTED(symbol, name, type, help)
-#define DATABASE(field, name, type, help)
 #include "lib/metrics.def"
-#undef COUNTER
-#undef ROUTE_HISTOGRAM
-#undef GAUGE
-#undef LAYER
-#undef COMPUTED
-#undef DATABASE
     METRIC__COUNT
 };
 
 enum metric_gauge {
-#define COUNTER(symbol, name, help)
-#define ROUTE_HISTOGRAM(symbol, name, help)
 #define GAUGE(symbol, name, help) METRIC_GAUGE_##symbol,
-#define LAYER(symbol, name, level, help)
-#define COMPUTED(symbol, name, type, help)
-#define DATABASE(field, name, type, help)
 #include "lib/metrics.def"
-#undef COUNTER
-#undef ROUTE_HISTOGRAM
-#undef GAUGE
-#undef LAYER
-#undef COMPUTED
-#undef DATABASE
     METRIC_GAUGE__COUNT
 };
 
 /* Layers of degradation. */
 enum layer {
-#define COUNTER(symbol, name, help)
-#define ROUTE_HISTOGRAM(symbol, name, help)
-#define GAUGE(symbol, name, help)
 #define LAYER(symbol, name, level, help) LAYER_##symbol,
-#define COMPUTED(symbol, name, type, help)
-#define DATABASE(field, name, type, help)
 #include "lib/metrics.def"
-#undef COUNTER
-#undef ROUTE_HISTOGRAM
-#undef GAUGE
-#undef LAYER
-#undef COMPUTED
-#undef DATABASE
     LAYER__COUNT
 };
 

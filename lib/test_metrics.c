@@ -157,15 +157,9 @@ static void test_the_docs_list_every_metric(void **state)
 #define ROUTE_HISTOGRAM(symbol, name, help) name,
 #define GAUGE(symbol, name, help) name,
 #define LAYER(symbol, name, level, help) "maxbooster_layer_active{layer=\"" name "\"}",
-#define COMPUTED(symbol, name, type, help) name,
+#define COMPUTED(write, name, type, by, help) name,
 #define DATABASE(field, name, type, help) name,
 #include "lib/metrics.def"
-#undef COUNTER
-#undef ROUTE_HISTOGRAM
-#undef GAUGE
-#undef LAYER
-#undef COMPUTED
-#undef DATABASE
     };
     char *docs = NULL;
     size_t len = 0, i;

@@ -4,6 +4,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
+#include "lib/depend.h"
 #include "lib/door.h"
 #include "workers/worker.h"
 
@@ -128,4 +129,5 @@ void figures_write(struct strbuf *out)
     }
     strbuf_printf(out, "%s %zu\n", door_head(out, DOOR_THREADS), atomic_load(&counts.threads));
     strbuf_printf(out, "%s %zu\n", door_head(out, DOOR_BUSY), roll_busy());
+    depend_write_states(out, door_head(out, DOOR_BREAKERS));
 }
