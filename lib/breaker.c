@@ -40,7 +40,7 @@ bool breaker_allow(const struct breaker *b, int64_t now_ms, bool *is_probe_out)
             return false;
         }
         p.state = BREAKER_HALF_OPEN;
-        p.until_ms = now_ms + b->open_ms;
+        p.until_ms = now_ms + b->probe_ms;
         if (atomic_compare_exchange_weak(b->word, &word, word_of(p))) {
             if (is_probe_out != NULL) {
                 *is_probe_out = true;

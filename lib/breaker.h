@@ -3,8 +3,9 @@
  *
  * Its state is one word, which may lie in memory that processes share: then they act as one, and
  * one probe is let through for all of them. A breaker tells, it does not call: who was allowed
- * reports how it went. A probe that never reports is forgotten after the same while. Times are
- * clock_mono_ms(). Nothing here blocks; no crash leaves anything half done. */
+ * reports how it went. A probe that does not report is forgotten after probe_ms, and another one
+ * is let through. Times are clock_mono_ms(). Nothing here blocks; no crash leaves anything half
+ * done. */
 #ifndef LIB_BREAKER_H
 #define LIB_BREAKER_H
 
@@ -18,7 +19,7 @@ enum breaker_state { BREAKER_CLOSED, BREAKER_OPEN, BREAKER_HALF_OPEN };
 struct breaker {
     _Atomic uint64_t *word;
     int failures_max; /* 1 … 65535 */
-    int64_t open_ms;
+    int64_t open_ms, probe_ms;
 };
 
 /* May the dependency be asked now? *is_probe_out (may be NULL): by this one probe only. */

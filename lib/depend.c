@@ -10,6 +10,7 @@
 #include "lib/instance.h"
 #include "lib/metrics.h"
 #include "lib/redis.h"
+#include "lib/smtp.h"
 
 enum {
     PERCENT = 100, /* a further try costs as much; a first one earns RETRY_BUDGET_PERCENT */
@@ -39,6 +40,15 @@ static struct guard guards[DEPEND__COUNT] = {[DEPEND_REDIS] = GUARD_ROW("redis",
 static int n_threads;
 static bool is_open;
 
+/* A probe of a dependency that hangs holds a thread until its time is over, and no second one shall
+ * join it; so only one whose process has died is forgotten. */
+static int64_t probe_ms(enum depend d)
+{
+    int64_t limit_ms = d == DEPEND_SMTP ? SMTP_TIME_MAX_MS : config()->s3_timeout_ms;
+
+    return limit_ms + config()->depend_breaker_open_ms;
+}
+
 void depend_open(int threads)
 {
     enum depend d;
@@ -50,7 +60,8 @@ void depend_open(int threads)
             guards[d].breaker =
                 (struct breaker){.word = instance_pool(guards[d].name).breaker,
                                  .failures_max = (int)config()->depend_breaker_failures,
-                                 .open_ms = config()->depend_breaker_open_ms};
+                                 .open_ms = config()->depend_breaker_open_ms,
+                                 .probe_ms = probe_ms(d)};
         }
     }
 }

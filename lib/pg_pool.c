@@ -534,7 +534,8 @@ static struct pg_pool *make(const char *location, const char *url)
     p->shared = instance_pool(location);
     p->breaker = (struct breaker){.word = p->shared.breaker,
                                   .failures_max = (int)config()->db_breaker_failures,
-                                  .open_ms = config()->db_breaker_open_ms};
+                                  .open_ms = config()->db_breaker_open_ms,
+                                  .probe_ms = config()->db_breaker_open_ms};
     pthread_mutex_init(&p->mutex, NULL);
     return p;
 }

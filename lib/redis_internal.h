@@ -58,7 +58,8 @@ uint32_t redis_node_generation(int node);
 void redis_nodes_keep(const bool kept[REDIS_NODES_MAX]);
 
 /* May the node be asked now? After a failure one caller at a time probes, the others get false;
- * the prober has limit_ms. Who has a connection open is held back only while the node is silent. */
+ * the prober has limit_ms, and a little more to tell. Who has a connection open is held back only
+ * while the node is silent. */
 bool redis_node_may_try(int node, bool is_open, int64_t limit_ms);
 
 /* The node could not be reached, or did not answer in the time that a command has. */

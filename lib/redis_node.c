@@ -10,7 +10,13 @@
 #include "lib/redis_internal.h"
 #include "lib/str.h"
 
-enum { BACKOFF_FIRST_MS = 20, BACKOFF_MAX_MS = 500, PORT_DEFAULT = 6379, PORT_MAX = 65535 };
+enum {
+    BACKOFF_FIRST_MS = 20,
+    BACKOFF_MAX_MS = 500,
+    PROBE_GRACE_PART = 4, /* of its limit: a prober may tell that much later */
+    PORT_DEFAULT = 6379,
+    PORT_MAX = 65535
+};
 
 /* Words of a node's hold-back: failures in a row, when the last was, when one may probe, and
  * whether it accepts and does not answer. */
@@ -312,7 +318,8 @@ bool redis_node_may_try(int node, bool is_open, int64_t limit_ms)
     now_ms = clock_mono_ms();
     retry_ms = atomic_load(&hold[HOLD_RETRY_MS]);
     return now_ms >= retry_ms &&
-           atomic_compare_exchange_strong(&hold[HOLD_RETRY_MS], &retry_ms, now_ms + limit_ms);
+           atomic_compare_exchange_strong(&hold[HOLD_RETRY_MS], &retry_ms,
+                                          now_ms + limit_ms + limit_ms / PROBE_GRACE_PART);
 }
 
 void redis_node_failed(int node, bool is_silent)

@@ -12,10 +12,10 @@
 
 #include "lib/breaker.h"
 
-enum { MAX = 3, OPEN_MS = 1000 };
+enum { MAX = 3, OPEN_MS = 1000, PROBE_MS = 5000 };
 
 static _Atomic uint64_t *word; /* in memory that a child shares */
-static struct breaker breaker = {.failures_max = MAX, .open_ms = OPEN_MS};
+static struct breaker breaker = {.failures_max = MAX, .open_ms = OPEN_MS, .probe_ms = PROBE_MS};
 
 static int setup(void **state)
 {
@@ -88,8 +88,8 @@ static void test_a_probe_that_never_reports_is_forgotten(void **state)
 
     fail_times(b, MAX, 0);
     assert_true(breaker_allow(b, OPEN_MS, NULL));
-    assert_false(breaker_allow(b, 2 * OPEN_MS - 1, NULL));
-    assert_true(breaker_allow(b, 2 * OPEN_MS, NULL));
+    assert_false(breaker_allow(b, OPEN_MS + PROBE_MS - 1, NULL));
+    assert_true(breaker_allow(b, OPEN_MS + PROBE_MS, NULL));
 }
 
 static void test_late_failures_do_not_keep_it_open(void **state)
@@ -114,8 +114,8 @@ static void test_processes_that_share_the_word_act_as_one(void **state)
     }
     assert_int_equal(waitpid(child, &status, 0), child);
     assert_int_equal(status, 0);
-    assert_false(breaker_allow(b, 2 * OPEN_MS - 1, NULL));
-    assert_true(breaker_allow(b, 2 * OPEN_MS, &is_probe));
+    assert_false(breaker_allow(b, OPEN_MS + PROBE_MS - 1, NULL));
+    assert_true(breaker_allow(b, OPEN_MS + PROBE_MS, &is_probe));
     assert_true(is_probe);
 }
 
