@@ -11,7 +11,7 @@ import urllib.parse
 
 import pytest
 
-from harness import mail, record, stack as stacks
+from harness import fired, mail, record, stack as stacks
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MAIL_SERVER = pytest.StashKey()
@@ -38,6 +38,7 @@ def pytest_configure(config):
     if is_worker(config) or config.option.collectonly:
         return
     record.clear()
+    fired.clear()
     stack = stacks.Stack.from_environment()
     url = urllib.parse.urlsplit(stack.env.get("SMTP_URL", "") if stack else "")
     if url.port and url.hostname in ("127.0.0.1", "localhost"):
@@ -73,14 +74,19 @@ def pytest_sessionfinish(session, exitstatus):
         config.stash[MAIL_SERVER].stop()
     stacks.drop_private_stacks(stacks.Stack.from_environment())
     if exitstatus in (0, 1) and is_whole_run(config) and stacks.Stack.from_environment():
-        done = subprocess.run([sys.executable, str(ROOT / "tools/check_contract.py")], text=True,
-                              capture_output=True, check=False)
-        reporter = config.pluginmanager.get_plugin("terminalreporter")
-        reporter.ensure_newline()
-        reporter.write_sep("=", "contract")
-        reporter.write_line(done.stdout.rstrip() + done.stderr.rstrip())
-        if done.returncode != 0:
-            session.exitstatus = 1
+        stacks.Stack.from_environment().note_fired()
+        judge(session, "contract", "tools/check_contract.py")
+
+
+def judge(session, title, program):
+    """Have a program judge the record; what it says is part of the run's verdict."""
+    done = subprocess.run([sys.executable, str(ROOT / program)], text=True, capture_output=True, check=False)
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    reporter.ensure_newline()
+    reporter.write_sep("=", title)
+    reporter.write_line(done.stdout.rstrip() + done.stderr.rstrip())
+    if done.returncode != 0:
+        session.exitstatus = 1
 
 
 @pytest.fixture(scope="session")

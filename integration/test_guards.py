@@ -5,13 +5,12 @@ import contextlib
 import os
 import signal
 import socket
-import subprocess
-import tempfile
 import time
 
 import pytest
 
 from harness import audio, fastcgi, tracks
+from harness.apilab import api_instance, directly, params
 from harness.client import Client
 from harness.waits import wait_until
 
@@ -53,42 +52,6 @@ def rests(stack, layer):
                f"{layer} to rest")
 
 
-def params(method, path, token=None, age_s=0.0, **more):
-    """What the proxy would send."""
-    found = {"REQUEST_METHOD": method, "REQUEST_URI": path, "REMOTE_ADDR": "198.18.7.7",
-             "REQUEST_START": f"{time.time() - age_s:.3f}", **more}
-    if token:
-        found["HTTP_AUTHORIZATION"] = f"Bearer {token}"
-    return found
-
-
-def directly(socket, *args, **options):
-    """The status that an API process gives without the proxy."""
-    answer = fastcgi.ask(socket, fastcgi.request(params(*args, **options)))
-    return int(answer.split(" ", 2)[1]), answer
-
-
-@contextlib.contextmanager
-def instances(stack, count):
-    """More instances beside the stack's own, of one process each; their sockets."""
-    with tempfile.TemporaryDirectory(prefix="mb-guards-") as folder, contextlib.ExitStack() as stop:
-        sockets = []
-        for n in range(count):
-            sockets.append(f"{folder}/{n}.sock")
-            env = {"CONFIG_FILE": str(stack.folder / "stack.env"), "PATH": os.environ["PATH"],
-                   "INSTANCE_ID": f"x{n}", "INSTANCE_SHM": ""}
-            process = subprocess.Popen(
-                ["/usr/bin/spawn-fcgi", "-n", "-s", sockets[-1], "-b", "1024", "--",
-                 str(stack.folder / "bin/maxbooster-api")], env=env, stdout=subprocess.DEVNULL,
-                stdin=subprocess.DEVNULL)
-            stop.callback(process.wait)
-            stop.callback(process.terminate)
-        for socket in sockets:
-            wait_until(lambda s=socket: os.path.exists(s) and fastcgi.ask(
-                s, fastcgi.request(params("GET", "/api/system/health"))), 10, f"{socket} to answer")
-        yield sockets
-
-
 def test_the_rate_limiter_acts_and_everybody_else_is_served(private, tell):
     user, other = private.user(), private.user()
     tell(RATE_LIMIT_MAX=10)
@@ -106,7 +69,8 @@ def test_the_limiter_admits_exactly_the_quota_over_processes_and_instances(priva
     """2,000 tries at once for 100 permits, without the proxy, over the stack's instance and three
     more; the window is a day, so nothing is refilled meanwhile."""
     tell(RATE_LIMIT_MAX=100, RATE_LIMIT_WINDOW_MS=86400000, BULKHEAD_PERCENT=100)
-    with instances(private, 3) as sockets, concurrent.futures.ThreadPoolExecutor(64) as pool:
+    with contextlib.ExitStack() as stack, concurrent.futures.ThreadPoolExecutor(64) as pool:
+        sockets = [stack.enter_context(api_instance(private, f"x{n}")).socket for n in range(3)]
         sockets.append(private.fastcgi_socket())
         for _ in range(int(os.environ.get("LIMITER_RUNS", "3"))):
             token = private.user().client.token

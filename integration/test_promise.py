@@ -8,7 +8,7 @@ import urllib.request
 
 import pytest
 
-from harness import queuelab
+from harness import fired, queuelab
 from harness.waits import wait_until
 
 
@@ -284,9 +284,7 @@ def test_partitions_share_the_work_and_lose_none(lab):
 def metrics_of(port):
     """{sample: value} at a door."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as reply:
-        text = reply.read().decode()
-    return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2])
-            for line in text.splitlines() if not line.startswith("#")}
+        return fired.samples(reply.read().decode())
 
 
 def test_workers_and_schedulers_tell_their_figures(lab):

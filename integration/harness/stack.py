@@ -21,7 +21,7 @@ import redis
 import requests
 from supervisor.xmlrpc import SupervisorTransport
 
-from . import waits
+from . import fired, waits
 from .client import Client, User
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -153,10 +153,19 @@ class Stack:
         found = []
         for n, _ in enumerate(self.programs_of("api"), 1):
             text = Client(f"http://127.0.0.1:{self.port + 20 + n}").get("/metrics", expect=200).text
-            lines = [line.rpartition(" ") for line in text.splitlines()
-                     if line and not line.startswith("#")]
-            found.append({name: float(value) for name, _, value in lines})
+            found.append(fired.samples(text))
         return found
+
+    def note_fired(self):
+        """Into the record: which metrics and log fields of this stack have fired by now."""
+        with contextlib.suppress(OSError, AssertionError):
+            self.metrics_of_instances()
+        for program in self.programs_of("worker") + self.programs_of("scheduler"):
+            with contextlib.suppress(OSError, AssertionError):
+                fired.samples(Client(f"http://127.0.0.1:{self.port + 2}").get(
+                    f"/metrics/{program}", expect=200, checked=False).text)
+        fired.note_fields([f for f in self.log_files() if re.match("api|worker|scheduler", f.name)],
+                          fired.documented_fields())
 
     def metrics(self):
         """The same, summed over the instances."""
@@ -390,5 +399,6 @@ def _run_stack(like, name, base, variables):
         stack = Stack(f"http://127.0.0.1:{base}", ROOT / ".data" / name)
         stack.wait_ready()
         yield stack
+        stack.note_fired()
     finally:
         _stack_tool(like.folder, "clean-data", words[:1])

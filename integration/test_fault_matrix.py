@@ -1,0 +1,291 @@
+"""Each dependency x {down, slow, half-open}: an instance of two processes, or a worker, reaches it by a
+link of its own. Each test reads what readiness and the metrics tell of it."""
+import collections
+import concurrent.futures
+import contextlib
+import os
+import re
+import subprocess
+import types
+
+import pytest
+
+from harness import audio, fired, mail
+from harness.apilab import api_instance
+from harness.client import Client
+from harness.slowlink import SlowLink, bound_socket
+from harness.waits import wait_until
+
+pytestmark = [pytest.mark.slow, pytest.mark.fault, pytest.mark.xdist_group("private")]
+
+PROCESSES, THREADS = 2, 8
+SLOW_S = 0.03  # each way: far below every limit of LIMITS
+LIMITS = {"REDIS_TIMEOUT_MS": 400, "DB_STATEMENT_TIMEOUT_MS": 400, "DB_CONNECTION_TIMEOUT": 400, "S3_TIMEOUT_MS": 2000,
+          "S3_CONNECT_TIMEOUT_MS": 400, "S3_RETRIES": 1, "REQUEST_TIMEOUT_MS": 4000,
+          "API_THREADS": THREADS, "QUEUE_DELAY_TARGET_MS": 0, "LOAD_TOLERANCE_PERCENT": 0,
+          "RATE_LIMIT_MAX": 1000000, "RATE_LIMIT_CRITICAL_MAX": 100000, "BULKHEAD_PERCENT": 75}
+CLOSED, OPEN, HALF_OPEN = 0, 1, 2
+
+
+class Case:
+    """What a test of one dependency needs to know."""
+
+    def __init__(self, private, user, link, values):
+        self.private, self.user, self.link, self.values = private, user, link, values
+        self.api = None
+
+    def needs(self):
+        """A request that cannot do without it: (status, document)."""
+        return self.api.ask("GET", "/api/auth/me", self.user.client.token)
+
+    def without(self):
+        """Statuses of requests that do without it."""
+        return [self.api.ask("GET", path, token)[0] for path, token in self.others()]
+
+    def breaker(self):
+        """The state of its breaker, as the metrics tell it."""
+        return max(v for k, v in self.api.metrics().items() if k.startswith(self.breaker_metric))
+
+    def waited_us(self):
+        """Time that requests have spent waiting for it."""
+        return self.api.metrics()[f"maxbooster_{self.short}_time_microseconds_total"]
+
+
+class Redis(Case):
+    """Sessions need it; strangers are limited without it."""
+    check, short, good = "redis", "redis", 200
+    breaker_metric = 'maxbooster_dependency_breaker_state{dependency="redis"}'
+    target = 4
+
+    @staticmethod
+    def settings(stack, _user, port):
+        """How the instance reaches it by the link."""
+        return {"REDIS_URL": re.sub(r":\d+$", f":{port}", stack.env["REDIS_URL"])}
+
+    def others(self):
+        """What does without it."""
+        return [("/api/system/health", None), (f"/api/users/{self.user.id}", None)]
+
+
+class Database(Case):
+    """The shard of one user; another's is reached as ever."""
+    check, short, good = "database", "db", 200
+    breaker_metric = "maxbooster_db_breaker_state"
+    target = 3
+
+    @staticmethod
+    def settings(stack, user, port):
+        """How the instance reaches it by the link."""
+        shard = stack.shard_of(user.id)
+        url = re.sub(r"host=[^&]*", "host=127.0.0.1", stack.shard_urls()[shard])
+        name = "DATABASE_URL" if shard == 0 else f"DATABASE_SHARD_{shard:02d}_URL"
+        return {name: re.sub(r"port=\d+", f"port={port}", url)}
+
+    def others(self):
+        """What does without it: the other shard's user too."""
+        return [("/api/system/health", None), ("/api/auth/sessions", self.user.client.token),
+                ("/api/auth/me", self.user.neighbour.client.token)]
+
+
+class Storage(Case):
+    """It is asked for an object that nobody has put there: a conflict."""
+    check, short, good = "storage", "s3", 409
+    breaker_metric = 'maxbooster_dependency_breaker_state{dependency="s3"}'
+    target = 1
+
+    @staticmethod
+    def settings(_stack, _user, port):
+        """How the instance reaches it by the link."""
+        return {"S3_ENDPOINT": f"http://127.0.0.1:{port}"}
+
+    def needs(self):
+        """A request that cannot do without it."""
+        return self.api.ask("POST", "/api/audio/complete-upload", self.user.client.token,
+                            {"key": self.user.pending["key"]})
+
+    def others(self):
+        """What does without it."""
+        return [("/api/system/health", None), ("/api/auth/me", self.user.client.token)]
+
+
+def user_with_a_neighbour(private):
+    """An account with an upload that was begun, and one on another shard."""
+    account = private.user()
+    account.pending = audio.begin_upload(account.client, "pending.mp3", b"x").json
+    account.neighbour = wait_until(
+        lambda: (other := private.user()) and private.shard_of(other.id) != private.shard_of(account.id)
+        and other, 30, "a user of another shard")
+    return account
+
+
+@pytest.fixture(params=[Redis, Database, Storage], ids=lambda c: c.check)
+def case(request, private):
+    """One dependency behind its link."""
+    if private.phase != 0:
+        pytest.skip("a cluster and replicas tell addresses of their own: test_redis.py, test_pg_replicas.py")
+    kind, user = request.param, user_with_a_neighbour(private)
+    link = SlowLink(private.port + kind.target)
+    found = kind(private, user, link, kind.settings(private, user, link.port))
+    with contextlib.closing(link), api_instance(private, "matrix", PROCESSES, **LIMITS, **found.values) as api:
+        found.api = api
+        assert all_well(found)
+        yield found
+
+
+def all_well(case):
+    """Is all served, and does nobody tell of trouble?"""
+    return (case.needs()[0] == case.good and set(case.without()) == {200} and case.breaker() == CLOSED
+            and case.api.status()["status"] == "ok")
+
+
+def told_down(case):
+    """Wait until readiness, metrics and the layer say that it is away; others are not blamed."""
+    def told():
+        found = case.api.status()
+        return found["checks"][case.check]["status"] == "down" and found
+    checks = wait_until(told, 10, f"readiness to see {case.check} down")["checks"]
+    blamed = {name for name, check in checks.items() if check["status"] == "down"}
+    assert blamed <= ({"redis", "queue"} if case.check == "redis" else {case.check}), checks
+    assert case.api.metrics()['maxbooster_layer_active{layer="dependency"}'] == 1
+
+
+def test_what_is_down_is_refused_told_and_used_again(case):
+    case.link.down()
+
+    def left_alone():
+        status, document = case.needs()
+        assert status == 503, document
+        assert document["code"] in ("dependency_unavailable", "write_unknown"), document
+        return case.breaker() == OPEN
+    wait_until(left_alone, 20, "the breaker to open")
+    told_down(case)
+    assert case.api.metrics()["maxbooster_dependency_unavailable_total"] > 0
+    assert set(case.without()) == {200}
+    case.link.up()
+    wait_until(lambda: all_well(case), 20, f"{case.check} to be used again")
+
+
+def test_what_is_slow_is_waited_for_and_blamed_for_nothing(case):
+    before = case.waited_us()
+    case.link.delay_s = SLOW_S
+    status, document = case.needs()
+    assert status == case.good, document
+    told = wait_until(lambda: (s := case.api.status())["checks"][case.check]["latencyMs"] >= 2000 * SLOW_S and s,
+                      10, "readiness to tell the latency")
+    assert case.waited_us() - before >= 2e6 * SLOW_S
+    assert (told["status"], case.breaker()) == ("ok", CLOSED), told
+    assert set(case.without()) == {200}
+    case.link.delay_s = 0
+    assert all_well(case)
+
+
+def test_what_hangs_takes_no_thread_and_is_probed_by_one_of_all_processes(case):
+    """Twice as many requests as there are threads, again and again: what does without is served, and
+    once the breaker is open there is at most one call at a time: the probe."""
+    threads = PROCESSES * THREADS
+    with concurrent.futures.ThreadPoolExecutor(2 * threads) as pool:
+        def hammer():
+            hanging = [pool.submit(lambda: case.needs()[0]) for _ in range(2 * threads)]
+            assert set(case.without()) == {200}
+            return collections.Counter(f.result() for f in hanging)
+        case.link.is_silent = True
+        wait_until(lambda: set(hammer()) <= {503} and case.breaker() != CLOSED and case.link.n_open <= 1,
+                   30, "the breaker to open")
+        told_down(case)
+        case.link.mark()
+        probes = case.link.n_accepted + 3
+        wait_until(lambda: set(hammer()) == {503} and case.link.n_accepted >= probes, 30, "three probes", every=0)
+        assert case.link.most_open <= 1
+        assert case.breaker() in (OPEN, HALF_OPEN)
+    case.link.is_silent = False
+    case.link.cut()
+    wait_until(lambda: all_well(case), 20, f"{case.check} to be used again")
+
+
+# --- SMTP: mails are a worker's. ---
+
+
+@pytest.fixture
+def post(private, tmp_path):
+    """A worker for mails only, which reaches its mail server by a link."""
+    with contextlib.closing(bound_socket()) as one, contextlib.closing(bound_socket()) as two:
+        mail_port, door = one.getsockname()[1], two.getsockname()[1]
+    server = mail.MailServer("127.0.0.1", mail_port, tmp_path)
+    link = SlowLink(mail_port)
+    env = {"CONFIG_FILE": str(private.folder / "stack.env"), "PATH": os.environ["PATH"],
+           "SMTP_URL": f"smtp://127.0.0.1:{link.port}", "METRICS_PORT": str(door), "WORKER_THREADS": "8",
+           "JOB_EMAIL_SEND_TIMEOUT_S": "1", "JOB_EMAIL_SEND_RETRIES": "20", "JOB_BACKOFF_MS": "100"}
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.closing(link))
+        stack.callback(server.stop)
+        stack.enter_context(private.stopped("worker"))
+        worker = subprocess.Popen([str(private.folder / "bin/maxbooster-worker"), "--queues", "email"], env=env,
+                                  stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+        stack.callback(worker.wait, 30)
+        stack.callback(worker.terminate)
+        found = types.SimpleNamespace(link=link, private=private, box=mail.Mailbox(tmp_path), door=door)
+        wait_until(lambda: smtp_metrics(found), 10, "the worker")
+        yield found
+
+
+def smtp_metrics(post):
+    """{name with labels: value} of the worker."""
+    with contextlib.suppress(OSError):
+        return fired.samples(Client(f"http://127.0.0.1:{post.door}").get("/metrics", checked=False).text)
+    return None
+
+
+def smtp_breaker(post):
+    """The state of the worker's breaker."""
+    return smtp_metrics(post)['maxbooster_dependency_breaker_state{dependency="smtp"}']
+
+
+def attempts(post, ending):
+    """Attempts at mails that ended so."""
+    return smtp_metrics(post).get(f'maxbooster_job_attempts_total{{type="email-send",ending="{ending}"}}', 0)
+
+
+def order_mails(post, count):
+    """Mails to new accounts; their addresses."""
+    found = [post.private.user(login=False).email for _ in range(count)]
+    for address in found:
+        post.private.client().post("/api/auth/password/forgot", {"email": address}, expect=202)
+    assert post.private.status().json()["status"] == "ok"
+    return found
+
+
+def all_arrive(post, addresses):
+    """Wait for all of them; then nothing is wrong any more."""
+    for address in addresses:
+        post.box.wait_for(address, "password")
+    wait_until(lambda: smtp_breaker(post) == CLOSED and attempts(post, "completed") >= len(addresses), 10,
+               "the worker to tell so")
+
+
+def test_mails_wait_for_a_server_that_is_down(post):
+    post.link.down()
+    addresses = order_mails(post, 6)
+    wait_until(lambda: smtp_breaker(post) == OPEN, 20, "the breaker to open")
+    post.private.client().get("/api/system/status", expect=200)
+    post.link.up()
+    all_arrive(post, addresses)
+
+
+def test_a_slow_mail_server_is_waited_for(post):
+    post.link.delay_s = SLOW_S
+    all_arrive(post, order_mails(post, 3))
+    assert smtp_metrics(post)['maxbooster_job_duration_seconds_sum{type="email-send"}'] >= 3 * 2 * SLOW_S
+
+
+def test_a_mail_server_that_hangs_is_probed_by_one_mail_at_a_time(post):
+    post.link.is_silent = True
+    addresses = order_mails(post, 8)
+    wait_until(lambda: smtp_breaker(post) != CLOSED and post.link.n_open <= 1, 30, "the breaker to open")
+    post.link.mark()
+    probes = post.link.n_accepted + 2
+    wait_until(lambda: post.link.n_accepted >= probes, 30, "two probes")
+    assert post.link.most_open <= 1
+    post.private.client().get("/api/system/status", expect=200)
+    post.link.is_silent = False
+    post.link.cut()
+    all_arrive(post, addresses)
