@@ -4,7 +4,7 @@
 export MB_BIN := $(abspath $(B)/bin)
 STACK_TOOL := deploy/stack.py
 
-.PHONY: up down status logs clean-data db-migrate db-verify db-rollback db-status db-compat test bootstrap
+.PHONY: up restart down status logs clean-data db-migrate db-verify db-rollback db-status db-compat test bootstrap
 
 bootstrap: ## install what building and running needs (apt)
 	@deploy/bootstrap run
@@ -14,6 +14,9 @@ up: ## main job: build, start the stack, wait until it is ready
 	@deploy/bootstrap run
 	@$(MAKE) --no-print-directory build
 	@$(STACK_TOOL) up
+
+restart: build ## new API processes, instance by instance, with no request lost
+	@$(STACK_TOOL) restart
 
 down: ## stop all, keep the data
 	@$(STACK_TOOL) down

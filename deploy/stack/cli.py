@@ -1,9 +1,9 @@
-"""The commands: up, down, status, logs, clean-data, migrate, verify, rollback, db-status."""
+"""The commands: up, restart, down, status, logs, clean-data, migrate, verify, rollback, db-status."""
 
 import os
 import sys
 
-from . import objects, ports, procs, redis_cluster, settings, stackup
+from . import objects, ports, procs, redis_cluster, restart, settings, stackup
 from .place import Place, ensure_user
 from .say import Progress, Refusal
 from .supervisor import Supervisor
@@ -46,6 +46,14 @@ def up(words):
                   "    -d '{\"email\":\"you@example.com\",\"name\":\"You\","
                   "\"password\":\"correct horse battery\"}'")
     progress.line(f"and see: make status{more} · make logs{more} · make down{more}")
+    return 0
+
+
+def restart_pools(words):
+    progress = Progress()
+    stack = _open(words)
+    restart.restart(stack, progress,
+                    os.path.abspath(os.environ.get("MB_BIN", f"{REPO}/build/bin")))
     return 0
 
 
@@ -218,7 +226,7 @@ def env(words):
     return 0
 
 
-COMMANDS = {"up": up, "down": down, "status": status, "logs": logs, "clean-data": clean_data,
+COMMANDS = {"up": up, "restart": restart_pools, "down": down, "status": status, "logs": logs, "clean-data": clean_data,
             "db-migrate": db_migrate, "db-verify": db_verify, "db-rollback": db_rollback,
             "db-status": db_status, "env": env}
 

@@ -222,8 +222,12 @@ serverurl=unix://{place.sockets}/supervisor.sock
 [rpcinterface:supervisor]
 supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
 """
-    for p in listed:
-        text += f"""\
+    return text + "".join(supervisor_section(place, p) for p in listed)
+
+
+def supervisor_section(place, p):
+    """What supervisord's file says of one program."""
+    return f"""\
 [program:{p.name}]
 command=/usr/bin/python3 -I {place.path("lib", "launch.py")} {place.root} {p.name}
 {digest_line(place, p)}
@@ -236,7 +240,6 @@ stopwaitsecs={p.stop_wait}
 stdout_logfile=NONE
 stderr_logfile=NONE
 """
-    return text
 
 
 def programs_file(place, listed):

@@ -107,8 +107,8 @@ def given(words, environ, table):
 
 
 class Settings:
-    """What a stack remembers: name, PORT_BASE, TIER, PHASE, DB_SERVERS, overrides, and what its
-    data are laid out for.
+    """What a stack remembers: name, PORT_BASE, TIER, PHASE, DB_SERVERS, overrides, which pools
+    serve, and what its data are laid out for.
     """
 
     def __init__(self, name):
@@ -116,6 +116,7 @@ class Settings:
         self.port_base, self.tier, self.phase = int(OWN["PORT_BASE"]), OWN["TIER"], 0
         self.db_servers = None
         self.overrides = {}
+        self.spares = []  # instances whose spare pool serves
         self.data_shards = None
         self.data_phase = None
         self.data_servers = None

@@ -37,13 +37,18 @@ class Stack:
     def __init__(self, place, kept, table):
         self.place, self.settings, self.table = place, kept, table
         values = kept.merged(place.repo, table, topology.values_of(kept.phase))
-        shards = settings.number(values, table, "SHARD_COUNT")
-        self.topology = topology.build(kept.phase, kept.port_base, shards, kept.db_servers)
         self.given = values
+        self.lay_out()
         self.secrets = _read_secrets(place)
         self.values = None
         if self.secrets:
             self.work_out()
+
+    def lay_out(self):
+        kept = self.settings
+        shards = settings.number(self.given, self.table, "SHARD_COUNT")
+        self.topology = topology.build(kept.phase, kept.port_base, shards, kept.db_servers,
+                                       kept.spares)
 
     def work_out(self):
         self.values = render.complete(self.given, self.table, self.place, self.topology,
@@ -262,7 +267,7 @@ def status_document(port, seconds=3):
 
 def await_ready(stack, progress):
     with progress.step("Waiting until it is ready") as step:
-        if not any(p.name == "api" for p in stack.programs()):
+        if not os.path.exists(stack.place.path("bin", "maxbooster-api")):
             step.note("no maxbooster-api is built: only the servers run")
             return
         deadline = time.monotonic() + READY_WITHIN_S
@@ -274,7 +279,7 @@ def await_ready(stack, progress):
             if time.monotonic() > deadline:
                 break
             time.sleep(0.1)
-        path = stack.place.path("log", "api.log")
+        path = stack.place.path("log", f"{stack.topology.instances[0].program}.log")
         progress.line("")
         for line in _tail(path, 5):
             progress.line(f"    {line}")

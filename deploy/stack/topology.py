@@ -26,13 +26,17 @@ def program_name(kind, number):
 
 @dataclass(frozen=True)
 class Instance:
-    """A pool of API processes with a socket, a shared memory file and a metrics port of its own."""
+    """A pool of API processes with a socket, a shared memory file and a metrics port of its own.
+
+    Its pool takes turns with a spare one, which is another program with another socket: a rolling
+    restart starts the one before it stops the other (restart.py)."""
     number: int
     metrics_port: int
+    is_spare: bool = False
 
     @property
     def program(self):
-        return program_name("api", self.number)
+        return program_name("api-b" if self.is_spare else "api", self.number)
 
 
 @dataclass(frozen=True)
@@ -177,8 +181,9 @@ def values_of(phase):
     return {**row.values, "REDIS_CLUSTER_NODES": str(nodes)}
 
 
-def build(phase, base, shard_count, servers=None):
-    """The topology; servers is DB_SERVERS, None where the phase decides."""
+def build(phase, base, shard_count, servers=None, spares=()):
+    """The topology; servers is DB_SERVERS, None where the phase decides; spares are the numbers of the
+    instances whose spare pool serves."""
     row = _row(phase)
     if servers is not None and servers > shard_count:
         raise Refusal(f"DB_SERVERS={servers} is more than SHARD_COUNT={shard_count}: each server "
@@ -187,7 +192,8 @@ def build(phase, base, shard_count, servers=None):
     followed = [d for d in databases for _ in range(row.replicas)]
     return Topology(
         phase, base,
-        tuple(Instance(i, base + INSTANCE_METRICS + i) for i in range(1, row.instances + 1)),
+        tuple(Instance(i, base + INSTANCE_METRICS + i, i in spares)
+              for i in range(1, row.instances + 1)),
         databases,
         tuple(Replica(n, base + REPLICA + n, d) for n, d in enumerate(followed, 1)),
         _redis(base, row.redis_masters, row.redis_replicas),

@@ -302,9 +302,13 @@ class Stack:
             for name in names:
                 supervisor.startProcess(name)
 
+    def run(self, command, *words, programs=None):
+        """make COMMAND of this stack, with the bin of another folder; the finished process."""
+        return _stack_tool(programs or self.folder, command, [f"STACK={self.folder.name}", *words])
+
     def make(self, command, *words):
         """make COMMAND of this stack; what it said."""
-        done = _stack_tool(self.folder, command, [f"STACK={self.folder.name}", *words])
+        done = self.run(command, *words)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
