@@ -56,6 +56,7 @@ GEN_HEADERS :=
 -include deploy/quality.mk
 -include workers/media/media.mk
 -include deploy/bench.mk
+-include deploy/verify.mk
 
 $(B)/bin/maxbooster-api: $(call obj,$(API_SRC)) $(GEN_API_OBJ) $(B)/lib.a
 	$(call say,LINK,$@)
@@ -89,7 +90,7 @@ $(B)/test/%: $(B)/obj/%.o $(B)/lib.a
 .PHONY: unit
 unit: $(TESTS) ## unit tests only
 	$(Q)deploy/run-unit-tests $(TESTS)
-	$(Q)$(PYTHON) -m pytest -q -p no:cacheprovider tools
+	$(Q)$(PYTHON) -m pytest -q -p no:cacheprovider tools loadtest/verify
 
 -include $(shell find $(B)/obj -name '*.d' 2>/dev/null)
 .SECONDARY:
