@@ -18,7 +18,7 @@ MAIL_SERVER = pytest.StashKey()
 # Fleets of phases 1 and 3 want more of a machine than the rest: make test-fleet.
 collect_ignore = [] if os.environ.get("MB_FLEET") else ["test_topology.py"]
 ALONE = {"test_cron", "test_media", "test_migrations", "test_mix", "test_outbox", "test_pg",
-         "test_pg_faults", "test_pg_map", "test_pg_replicas", "test_promise", "test_queue",
+         "test_pg_faults", "test_pg_map", "test_pg_replicas", "test_pg_scarcity", "test_pg_scatter", "test_promise", "test_queue",
          "test_queue_check", "test_redis", "test_reshard", "test_s3_signatures", "test_schema",
          "test_sessions", "test_smtp"}
 

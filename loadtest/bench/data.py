@@ -13,7 +13,7 @@ from world import REPO, Refusal
 sys.path.insert(0, os.path.join(REPO, "integration"))
 from harness import pglab  # noqa: E402  (the tests' servers and drivers)
 
-SHARDS, READS, USERS = (1, 4, 16), 20000, 5000
+SHARDS, TURNS, READS, USERS = (1, 4, 16), 7, 8000, 5000
 SCATTER_ROUNDS, SCATTER_WAITS_MS = 51, (0, 10)
 # Reads and writes of 600 users by three threads, each of some user's own row.
 MIX = "mix 0 3 60000 100000 600 10 1"
@@ -53,7 +53,7 @@ def _shards(world, rounds):
             server.sql(TABLE, database=f"shard_{n}")
         for _ in range(rounds):
             for n in SHARDS:
-                found["routed"][n].append(_program(world, "bench_pg", (9, READS), server, n))
+                found["routed"][n].append(_program(world, "bench_pg", (TURNS, READS), server, n))
             for wait in SCATTER_WAITS_MS:
                 found["scatter"][wait].append(_program(
                     world, "bench_scatter", (SCATTER_ROUNDS, wait), server, SHARDS[-1]))
