@@ -11,7 +11,7 @@ import urllib.parse
 
 import pytest
 
-from harness import fired, mail, record, stack as stacks
+from harness import fired, mail, pglab, record, stack as stacks
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MAIL_SERVER = pytest.StashKey()
@@ -142,6 +142,29 @@ def admin(stack):
     stack.sql(stack.shard_of(account.id), "UPDATE users SET role = 'admin' WHERE id = %s",
               account.id)
     return account.second_client()
+
+
+# PostgreSQL by itself, and processes that speak for lib/pg (harness/pglab.py).
+
+@pytest.fixture(scope="module", name="server")
+def _pg_server():
+    """A server of the module's own."""
+    with pglab.driver_server() as server:
+        yield server
+
+
+@pytest.fixture(name="shm")
+def _pg_shm():
+    """Where an instance's processes share what they know."""
+    with pglab.shared_memory() as path:
+        yield path
+
+
+@pytest.fixture(name="driver")
+def _pg_driver(server, shm):
+    """Makes processes of that instance."""
+    with pglab.drivers(server, shm) as make:
+        yield make
 
 
 @pytest.fixture(scope="session")

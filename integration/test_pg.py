@@ -1,28 +1,7 @@
 """lib/pg over a PostgreSQL of its own: queries, transactions, and the pool over processes."""
 import time
 
-import pytest
-
-from harness import pglab
 from harness.waits import wait_until
-
-
-@pytest.fixture(scope="module", name="server")
-def _server():
-    with pglab.driver_server() as server:
-        yield server
-
-
-@pytest.fixture(name="shm")
-def _shm():
-    with pglab.shared_memory() as path:
-        yield path
-
-
-@pytest.fixture(name="driver")
-def _driver(server, shm):
-    with pglab.drivers(server, shm) as make:
-        yield make
 
 
 # --- The ordinary. ---

@@ -3,28 +3,9 @@ import contextlib
 import time
 
 import psycopg2
-import pytest
 
 from harness import pglab
 from harness.waits import wait_until
-
-
-@pytest.fixture(scope="module", name="server")
-def _server():
-    with pglab.driver_server() as server:
-        yield server
-
-
-@pytest.fixture(name="shm")
-def _shm():
-    with pglab.shared_memory() as path:
-        yield path
-
-
-@pytest.fixture(name="driver")
-def _driver(server, shm):
-    with pglab.drivers(server, shm) as make:
-        yield make
 
 
 def test_a_killed_backend_is_not_noticed_by_reads(driver, server):

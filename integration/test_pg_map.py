@@ -61,27 +61,9 @@ class Shards:
         return self.server.sql(COUNT, database=name)[0][0]
 
 
-@pytest.fixture(scope="module", name="server")
-def _server():
-    with pglab.driver_server() as server:
-        yield server
-
-
 @pytest.fixture(scope="module", name="shards")
 def _shards(server):
     return Shards(server)
-
-
-@pytest.fixture(name="shm")
-def _shm():
-    with pglab.shared_memory() as path:
-        yield path
-
-
-@pytest.fixture(name="driver")
-def _driver(server, shm):
-    with pglab.drivers(server, shm) as make:
-        yield make
 
 
 def waiters(server):

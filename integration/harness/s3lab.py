@@ -11,6 +11,7 @@ import socket
 import subprocess
 import threading
 
+from .queuelab import free_port
 from .waits import wait_until
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -34,13 +35,6 @@ http {{
     }}
 }}
 """
-
-
-def free_port():
-    """A port of the loopback that nobody has now."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def build_driver():
