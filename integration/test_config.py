@@ -145,4 +145,4 @@ def test_the_members_of_the_fleet_are_told(fleet):
     told(fleet, "RATE_LIMIT_MAX=200")
     lines = fleet.ctl("config", "members").stdout.splitlines()
     programs = [re.match(r"epoch \d+ [^/]+/(\w+)/", line).group(1) for line in lines]
-    assert {"api", "worker", "scheduler"} == set(programs)
+    assert {"api", "worker", "scheduler", "edge"} == set(programs)

@@ -80,6 +80,23 @@ def test_the_limiter_admits_exactly_the_quota_over_processes_and_instances(priva
             assert statuses == {200: 100, 429: 1900}, statuses
 
 
+def test_the_edge_follows_what_the_fleet_is_told(private, tell):
+    """More than the edge let through before, as fast as one client asks; then it is narrow again."""
+    user, names = private.user(), ("zone.conf", "requests.conf", "connections.conf", "policy.conf")
+
+    def files():
+        return [(private.folder / "run/edge" / name).read_text() for name in names]
+    before = files()
+    tell(RATE_LIMIT_MAX=100000)
+    assert collections.Counter(user.client.get("/api/auth/sessions").status for _ in range(1000)) == {200: 1000}
+    assert "/edge/" in private.ctl("config", "members").stdout
+    tell(RATE_LIMIT_MAX="")
+    assert files() == before
+    private.kill_main("edge-limits")
+    tell(RATE_LIMIT_MAX=300)
+    wait_until(lambda: "burst=600" in files()[1], 10, "its successor to carry what was told meanwhile")
+
+
 def test_a_dear_route_costs_what_the_operator_says(private, tell):
     user = private.user()
     tell(RATE_LIMIT_MAX=100, RATE_LIMIT_WINDOW_MS=3600000,

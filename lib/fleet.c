@@ -93,7 +93,9 @@ static struct {
     pthread_cond_t stop_asked;
     bool is_running, is_stopping;
     char name[NAME_SIZE];
+    bool (*act)(const char **why_out);
     /* The rest is the thread's own. */
+    int64_t done_epoch; /* taken on, and acted upon */
     int64_t refused_epoch;
     char refusal[REFUSAL_MAX];
     char by[NAME_SIZE];
@@ -264,7 +266,7 @@ static enum err ask(struct scope *sc, int64_t *epoch_out)
     redis_arg(&keys, ALIVE_KEY);
     redis_arg(&keys, TOLD_KEY);
     redis_arg(&args, self.name);
-    redis_arg(&args, is_due ? arena_printf(sc->arena, "%lld|%lld|%s", (long long)config_epoch(),
+    redis_arg(&args, is_due ? arena_printf(sc->arena, "%lld|%lld|%s", (long long)self.done_epoch,
                                            (long long)self.refused_epoch, self.refusal)
                             : "");
     redis_arg_i64(sc, &args, FLEET_SILENT_MS);
@@ -272,6 +274,30 @@ static enum err ask(struct scope *sc, int64_t *epoch_out)
     self.reported_mono_ms = is_due ? now : self.reported_mono_ms;
     *epoch_out = reply.integer;
     return OK;
+}
+
+/* What else there is to do with the values that were taken on. Is there something to tell? */
+static bool act(void)
+{
+    int64_t epoch = config_epoch();
+    const char *why = "";
+
+    if (epoch == self.done_epoch) {
+        return self.reported_mono_ms == 0;
+    }
+    self.reported_mono_ms = 0;
+    if (self.act == NULL || self.act(&why)) {
+        self.done_epoch = epoch;
+        self.refused_epoch = 0;
+        self.refusal[0] = '\0';
+        return true;
+    }
+    if (self.refused_epoch != epoch) {
+        log_event(LOG_ERROR, "config.act", "epoch %lld: %s", (long long)epoch, why);
+    }
+    self.refused_epoch = epoch;
+    snprintf(self.refusal, sizeof(self.refusal), "%s", why);
+    return true;
 }
 
 static enum err follow(struct scope *sc)
@@ -286,10 +312,9 @@ static enum err follow(struct scope *sc)
         TRY(fleet_read(sc, &state));
         if (state.epoch > config_epoch()) {
             take_on(&state);
-            TRY(ask(sc, &epoch));
         }
     }
-    return OK;
+    return act() ? ask(sc, &epoch) : OK;
 }
 
 /* One round; an outage is told once, and its end. */
@@ -363,6 +388,11 @@ static void *run(void *context)
     return NULL;
 }
 
+void fleet_act(bool (*fn)(const char **why_out))
+{
+    self.act = fn;
+}
+
 void fleet_open(const char *program)
 {
     struct arena *arena = arena_open(ARENA_BYTES);
@@ -373,6 +403,7 @@ void fleet_open(const char *program)
              (int)getpid());
     self.is_stopping = self.is_lost = false;
     self.refused_epoch = self.reported_mono_ms = 0;
+    self.done_epoch = self.act != NULL ? -1 : config_epoch(); /* the first values too */
     self.refusal[0] = '\0';
     follow_once(arena);
     redis_thread_done();

@@ -18,6 +18,12 @@
 
 enum { FLEET_VALUES_MAX = 60 };
 
+/* Have act() called whenever an epoch was taken on, before that is told: for who carries values
+ * elsewhere. Where it returns false the epoch is told as refused with its *why_out, and it is tried
+ * again each config_poll_ms. Not called before Redis has been asked. Called by the thread that
+ * follows; once, before fleet_open(). */
+void fleet_act(bool (*act)(const char **why_out));
+
 /* Take on what the fleet was told, and go on following it by a thread of its own. Once per process,
  * behind config_load(), with the signals blocked that others wait for. Blocks up to
  * redis_timeout_ms; where Redis cannot be asked the process starts with its own values. */

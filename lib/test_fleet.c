@@ -153,6 +153,37 @@ static void test_a_redis_that_forgot_is_told_again(void **state)
     assert_int_equal(config()->rate_limit_max, 99);
 }
 
+static int n_acts;
+static bool is_carried;
+
+static bool carry(const char **why_out)
+{
+    n_acts++;
+    *why_out = "no way";
+    return is_carried;
+}
+
+static void test_an_epoch_is_told_once_it_was_acted_upon(void **state)
+{
+    (void)state;
+    hold(10, "10", "RATE_LIMIT_MAX", "66");
+    fleet_act(carry);
+    is_carried = true;
+    fleet_open("test");
+    assert_int_equal(n_acts, 1); /* the fleet's values, not ours first */
+    assert_string_equal(fake.reports[1], "10|0|");
+    fleet_close();
+    is_carried = false;
+    fleet_open("test");
+    assert_int_equal(n_acts, 2);
+    assert_string_equal(fake.reports[3], "-1|10|no way");
+    fleet_close();
+    is_carried = true;
+    fleet_open("test");
+    assert_string_equal(fake.reports[5], "10|0|");
+    fleet_act(NULL);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -163,6 +194,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_what_does_not_fit_is_refused_and_told, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(test_a_redis_that_forgot_is_told_again, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_an_epoch_is_told_once_it_was_acted_upon, setup,
+                                        teardown),
     };
 
     return cmocka_run_group_tests_name("fleet", tests, NULL, NULL);

@@ -13,7 +13,7 @@ import urllib.parse
 import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "deploy"))
-from stack import render_nginx  # noqa: E402  (deploy/stack, found by the path above)
+from stack import edge  # noqa: E402  (deploy/stack, found by the path above)
 
 URL = urllib.parse.urlsplit(os.environ.get("MB_URL", "http://127.0.0.1:8080"))
 S3_URL = urllib.parse.urlsplit(os.environ.get("MB_S3_URL", "http://127.0.0.1:8081"))
@@ -234,13 +234,27 @@ def test_s3_hides_its_own_health():
 @pytest.mark.parametrize("most", [1, 20, 100, 1000, 65536, 1000000000])
 @pytest.mark.parametrize("window_ms", [100, 1000, 59999, 60000, 86400000])
 def test_the_edge_is_never_tighter_than_the_limiter(most, window_ms):
-    rate, burst, connections = render_nginx.edge_limits(
-        {"RATE_LIMIT_MAX": str(most), "RATE_LIMIT_WINDOW_MS": str(window_ms)})
-    assert rate.endswith("r/m")
-    assert int(rate[:-3]) >= 1
-    assert int(rate[:-3]) * window_ms >= most * 60000
+    files = edge.texts(most, window_ms)
+    rate = int(re.search(r" rate=(\d+)r/m;$", files["zone.conf"]).group(1))
+    burst = int(re.search(r" burst=(\d+) nodelay;$", files["requests.conf"]).group(1))
+    connections = int(re.search(r" (\d+);$", files["connections.conf"]).group(1))
+    assert rate >= 1
+    assert rate * window_ms >= most * 60000
     assert burst >= most
-    assert min(most, render_nginx.EDGE_MAX) <= connections <= render_nginx.EDGE_MAX
+    assert min(most, edge.CONNECTIONS_MAX) <= connections <= edge.CONNECTIONS_MAX
+
+
+def test_limits_that_nginx_refuses_are_taken_back(tmp_path, monkeypatch):
+    (tmp_path / "edge").mkdir()
+    before = edge.texts(10, 1000)
+    edge.write(tmp_path / "edge", before)
+    monkeypatch.setenv("RATE_LIMIT_MAX", "20")
+    monkeypatch.setenv("RATE_LIMIT_WINDOW_MS", "1000")
+    assert "nginx refuses" in edge.main(str(tmp_path / "edge"))  # there is no nginx.conf
+    assert edge.read(tmp_path / "edge", before) == before
+    monkeypatch.setattr(edge, "have_them_read", lambda *_: None)
+    assert edge.main(str(tmp_path / "edge")) is None
+    assert edge.read(tmp_path / "edge", before) == edge.texts(20, 1000)
 
 
 def test_s3_tells_why_it_refuses_a_large_body():

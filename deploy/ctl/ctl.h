@@ -27,6 +27,7 @@ int ctl_config_show(struct scope *sc, int argc, char **argv);
 int ctl_config_set(struct scope *sc, int argc, char **argv);
 int ctl_config_reload(struct scope *sc, int argc, char **argv);
 int ctl_config_members(struct scope *sc, int argc, char **argv);
+int ctl_config_follow(struct scope *sc, int argc, char **argv);
 int ctl_shards_list(struct scope *sc, int argc, char **argv);
 int ctl_shards_status(struct scope *sc, int argc, char **argv);
 int ctl_shards_move(struct scope *sc, int argc, char **argv);

@@ -1,8 +1,14 @@
 /* Configuration: what the programs read, and what the whole fleet is told over it. */
+#include <errno.h>
 #include <inttypes.h>
+#include <pthread.h>
 #include <pwd.h>
+#include <signal.h>
+#include <spawn.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -11,7 +17,7 @@
 #include "lib/config.h"
 #include "lib/fleet.h"
 
-enum { FOLLOW_LIMIT_MS = 5000, FOLLOW_LOOK_MS = 50 };
+enum { FOLLOW_LIMIT_MS = 5000, FOLLOW_LOOK_MS = 50, CARRY_ARENA_BYTES = 64 * 1024 };
 
 int ctl_config_check(struct scope *sc, int argc, char **argv)
 {
@@ -157,17 +163,15 @@ static int await(struct scope *sc, int64_t epoch)
     }
 }
 
-/* The proxy is no member of the fleet: its limits are those that it was started with. */
+/* The proxy's limit of bodies is rendered from the file. */
 static void tell_of_the_edge(const struct config_pair *changes, size_t n)
 {
     size_t i;
 
     for (i = 0; i < n; i++) {
-        if (strcmp(changes[i].name, "RATE_LIMIT_MAX") == 0 ||
-            strcmp(changes[i].name, "RATE_LIMIT_WINDOW_MS") == 0 ||
-            strcmp(changes[i].name, "BODY_MAX_BYTES") == 0) {
-            puts("note: the proxy's own limits are rendered from the file; where they are to rise "
-                 "too, set it there as well and render them again (make up NAME=value)");
+        if (strcmp(changes[i].name, "BODY_MAX_BYTES") == 0) {
+            puts("note: the proxy's own limit of bodies is rendered from the file; where it is to "
+                 "rise too, set it there as well and render it again (make up NAME=value)");
             return;
         }
     }
@@ -230,4 +234,146 @@ int ctl_config_reload(struct scope *sc, int argc, char **argv)
 {
     (void)argc, (void)argv;
     return change(sc, NULL, 0);
+}
+
+/* --- Following. --- */
+
+/* The command, and the values that it is to have. Read by the thread that follows the fleet. */
+static struct {
+    const char *names;    /* "A,B" */
+    char *const *command; /* NULL behind the last word */
+} carrier;
+
+/* Is the name in the list? */
+static bool is_wanted(const char *name)
+{
+    const char *at = carrier.names;
+    size_t len = strlen(name);
+
+    for (;; at++) {
+        if (strncmp(at, name, len) == 0 && (at[len] == ',' || at[len] == '\0')) {
+            return true;
+        }
+        at = strchr(at, ',');
+        if (at == NULL) {
+            return false;
+        }
+    }
+}
+
+/* The environment that a command gets. */
+struct surroundings {
+    struct arena *arena;
+    char **list;
+    size_t n;
+};
+
+static void add_value(void *context, const struct config_item *item)
+{
+    struct surroundings *s = context;
+
+    if (!item->is_secret && is_wanted(item->name)) {
+        s->list[s->n++] = arena_printf(s->arena, "%s=%s", item->name, item->value);
+    }
+}
+
+/* Is it NAME=value of a wanted name? */
+static bool is_wanted_pair(struct arena *a, const char *pair)
+{
+    return is_wanted(arena_strndup(a, pair, strcspn(pair, "=")));
+}
+
+/* Ours, with the values of now; ours itself stays, since the configuration is read from it. */
+static struct surroundings surround(struct arena *a)
+{
+    struct surroundings s = {.arena = a};
+    size_t n = 0, i;
+
+    while (environ[n] != NULL) {
+        n++;
+    }
+    s.list = arena_array(a, char *, n + FLEET_VALUES_MAX + 1);
+    config_each(add_value, &s);
+    for (i = 0; i < n; i++) {
+        if (!is_wanted_pair(a, environ[i])) {
+            s.list[s.n++] = environ[i];
+        }
+    }
+    s.list[s.n] = NULL;
+    return s;
+}
+
+/* Start the command, with no signal blocked. */
+static bool start(char **list, pid_t *child_out)
+{
+    posix_spawnattr_t attributes;
+    sigset_t none;
+    int fault;
+
+    sigemptyset(&none);
+    posix_spawnattr_init(&attributes);
+    posix_spawnattr_setsigmask(&attributes, &none);
+    posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
+    fault = posix_spawn(child_out, carrier.command[0], NULL, &attributes, carrier.command, list);
+    posix_spawnattr_destroy(&attributes);
+    return fault == 0;
+}
+
+/* Run the command with the values of now. */
+static bool carry(const char **why_out)
+{
+    struct arena *arena = arena_open(CARRY_ARENA_BYTES);
+    bool is_started;
+    pid_t child;
+    int status = -1;
+
+    is_started = start(surround(arena).list, &child);
+    arena_close(&arena);
+    *why_out = is_started ? "the command that carries the values failed; see its log"
+                          : "the command that carries the values does not start";
+    while (is_started && waitpid(child, &status, 0) < 0 && errno == EINTR) {
+    }
+    return is_started && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
+static size_t count_names(const char *names)
+{
+    size_t n = 1;
+
+    for (; (names = strchr(names, ',')) != NULL; names++) {
+        n++;
+    }
+    return n;
+}
+
+static void count_wanted(void *context, const struct config_item *item)
+{
+    *(size_t *)context += !item->is_secret && is_wanted(item->name);
+}
+
+/* A member of the fleet like any other, until SIGTERM. */
+int ctl_config_follow(struct scope *sc, int argc, char **argv)
+{
+    sigset_t signals;
+    size_t n = 0;
+    int got;
+
+    (void)sc, (void)argc;
+    carrier.names = argv[0];
+    carrier.command = argv + 1;
+    config_each(count_wanted, &n);
+    if (n != count_names(argv[0]) || n > FLEET_VALUES_MAX) {
+        fprintf(stderr, "maxboosterctl: \"%s\" names a variable that there is not, or a secret.\n",
+                argv[0]);
+        return CTL_USAGE;
+    }
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGTERM);
+    sigaddset(&signals, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &signals, NULL);
+    fleet_act(carry);
+    fleet_open("edge");
+    sigwait(&signals, &got);
+    fleet_close();
+    return CTL_DONE;
 }

@@ -129,18 +129,26 @@ def _apps(place, topology, processes, have):
     return programs
 
 
-def _edge(place):
+def _edge(place, have):
+    """nginx, and who carries the fleet's limits to it."""
     conf = place.path("conf", "nginx.conf")
-    return Program(
+    carrier = [Program(
+        "edge-limits",
+        [place.path("bin", "maxboosterctl"), "config", "follow", "RATE_LIMIT_MAX,RATE_LIMIT_WINDOW_MS",
+         "/usr/bin/python3", "-I", place.path("lib", "edge.py"), place.path("run", "edge")],
+        place.path("run"), EDGE, env={"CONFIG_FILE": place.path("stack.env")},
+        take_over=[["SIGTERM", 3], ["SIGKILL", 2]], depends=["stack.env", "bin/maxboosterctl", "lib/edge.py"])]
+    return (carrier if "maxboosterctl" in have else []) + [Program(
         "nginx", ["/usr/sbin/nginx", "-p", place.path("run", "nginx"), "-c", conf,
                   "-e", place.path("log", "nginx-error.log"), "-g", "daemon off;"],
         place.path("run", "nginx"), EDGE, stop_signal="QUIT", stop_wait=5,
         folder=place.path("run", "nginx"),
         # Orphaned workers close their listening sockets at once, and finish what they are serving.
-        take_over=[["SIGQUIT", 0.3]], wait_for_end=False)
+        take_over=[["SIGQUIT", 0.3]], wait_for_end=False)]
 
 
 def all_of(place, topology, values, secrets, have):
     """Every program, stores first. `have` names the built binaries; the others are left out."""
     return (_servers(place, topology) + [_s3(place, topology, secrets, values["AWS_REGION"])]
-            + _replicas(place, topology) + _apps(place, topology, int(values["API_PROCESSES"]), have) + [_edge(place)])
+            + _replicas(place, topology)
+            + _apps(place, topology, int(values["API_PROCESSES"]), have) + _edge(place, have))

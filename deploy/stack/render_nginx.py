@@ -9,10 +9,7 @@ from .say import Refusal
 WORKERS = 2
 CONNECTIONS = 8192       # per nginx worker; a request takes two
 KEPT_PER_WORKER = 64     # measured: see docs/decisions/kept-connections.md
-EDGE_FACTOR = 2          # the edge's limits against RATE_LIMIT_MAX
-EDGE_CONNECTIONS_MIN = 1024
 CACHE_MAX = "1g"         # of objects, on disk
-EDGE_MAX = 65535         # nginx's own bound of limit_conn
 
 DASHBOARD = ("dashboard.html", "dashboard.css", "dashboard.js")
 
@@ -43,7 +40,7 @@ def _errors(repo):
     return {name: (code, title) for name, code, title in rows}
 
 
-def problems(repo, conf, policy, is_s3=False):
+def problems(repo, conf, edge, is_s3=False):
     """The error_page lines and one internal location per page."""
     errors = _errors(repo)
     out = ["# From lib/err.def: what nginx itself refuses."]
@@ -70,7 +67,7 @@ def problems(repo, conf, policy, is_s3=False):
         if status == 405:
             out.append('    add_header Allow "GET, HEAD, POST, PUT, PATCH, DELETE" always;')
         if status == 429 and not is_s3:
-            out += [f"    add_header {name} '{value}' always;" for name, value in policy]
+            out.append(f"    include {edge}/policy.conf;")
         if status in RETRY_AFTER_S:
             wait = RETRY_AFTER_S[status]
             out.append(f"    add_header Retry-After {wait} always;")
@@ -171,26 +168,15 @@ def fill(text, cells, name):
     return text
 
 
-def edge_limits(values):
-    """(rate, burst, connections): never tighter than RATE_LIMIT_MAX over its window."""
-    most, window_ms = int(values["RATE_LIMIT_MAX"]), int(values["RATE_LIMIT_WINDOW_MS"])
-    per_minute = -(-most * EDGE_FACTOR * 60000 // window_ms)
-    return f"{per_minute}r/m", most * EDGE_FACTOR, min(max(most, EDGE_CONNECTIONS_MIN), EDGE_MAX)
-
-
 def render(repo, place, topology, values, table):
     """All files as {name in conf/: text}."""
-    rate, burst, connections = edge_limits(values)
     networks = [n.strip() for n in settings.text(values, table, "TRUSTED_PROXIES").split(",")
                 if n.strip()]
     for network in networks:
         if not re.fullmatch(r"[0-9a-fA-F.:]+(/\d{1,3})?", network):
             raise Refusal(f'TRUSTED_PROXIES has "{network}": allowed are addresses and CIDR '
                           "blocks.")
-    window_s = max(1, int(values["RATE_LIMIT_WINDOW_MS"]) // 1000)
-    policy = [("RateLimit-Policy", f'"default";q={values["RATE_LIMIT_MAX"]};w={window_s}'),
-              ("RateLimit", '"default";r=0;t=1')]
-    conf = place.path("conf")
+    conf, edge = place.path("conf"), place.path("run", "edge")
     cells = {
         "WORKERS": WORKERS, "FILES": 2 * CONNECTIONS, "CONNECTIONS": CONNECTIONS,
         "RUN": place.path("run", "nginx"), "LOG": place.path("log"), "CONF": conf,
@@ -200,7 +186,7 @@ def render(repo, place, topology, values, table):
         "METRICS_SERVERS": _metrics_servers(place, topology), **_cache_cells(place, topology),
         "PROXY_PORT": topology.proxy_port, "S3_PUBLIC_PORT": topology.s3_public_port,
         "S3_PORT": topology.s3_port, "BODY_MAX": 4 * int(values["BODY_MAX_BYTES"]),
-        "EDGE_RATE": rate, "EDGE_BURST": burst, "EDGE_CONNECTIONS": connections,
+        "EDGE": edge,
     }
     timeout_s = int(values["REQUEST_TIMEOUT_MS"]) // 1000 + 5
     snippet = {"READ_TIMEOUT": f"{timeout_s}s", "TRIES": 1 + len(topology.instances),
@@ -227,6 +213,6 @@ def render(repo, place, topology, values, table):
     files["targets_jobs.json"] = json.dumps([
         {"targets": [f"127.0.0.1:{port}"], "labels": {"program": program}}
         for program, port in topology.doors().items()], indent=1) + "\n"
-    files["problems.conf"] = problems(repo, conf, policy)
-    files["problems_s3.conf"] = problems(repo, conf, policy, is_s3=True)
+    files["problems.conf"] = problems(repo, conf, edge)
+    files["problems_s3.conf"] = problems(repo, conf, edge, is_s3=True)
     return files

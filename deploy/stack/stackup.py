@@ -10,8 +10,8 @@ import shutil
 import subprocess
 import time
 
-from . import database, migrations, objects, ports, procs, programs, redis_cluster, render, \
-    render_nginx, settings, topology
+from . import database, edge, migrations, objects, ports, procs, programs, redis_cluster, \
+    render, render_nginx, settings, topology
 from .programs import REPLICAS, STORES
 from .say import Refusal
 from .supervisor import Supervisor
@@ -139,7 +139,7 @@ def install(stack, bin_folder):
     """Copy programs and helpers into the stack. Returns the names that differ."""
     place, changed = stack.place, []
     here = os.path.dirname(os.path.abspath(__file__))
-    for name in ("launch.py", "procs.py", "replica.py", "supervise.py"):
+    for name in ("edge.py", "launch.py", "procs.py", "replica.py", "supervise.py"):
         place.copy(f"{here}/{name}", f"lib/{name}")
     versitygw = os.path.expanduser(os.environ.get("MB_VERSITYGW", VERSITYGW))
     if not os.path.exists(versitygw):
@@ -178,12 +178,23 @@ def write_files(stack):
         write(f"{r.program}.conf", render.redis_conf(place, r, stack.secrets), secret=True)
         place.make_folder(place.path("data", r.program))
     place.make_folder(place.path("run", "nginx"))
+    write_edge(stack)
     objects.make_folders(place)
     files = render_nginx.render(place.repo, place, topo, stack.values, stack.table)
     for name, text in files.items():
         write(name, text)
     write("programs.json", render.programs_file(place, stack.programs()), secret=True)
     return changed
+
+
+def write_edge(stack):
+    """The proxy's limits for its first start; from then on they are edge.py's."""
+    place, values = stack.place, stack.values
+    place.make_folder(place.path("run", "edge"))
+    files = edge.texts(int(values["RATE_LIMIT_MAX"]), int(values["RATE_LIMIT_WINDOW_MS"]))
+    for name, text in files.items():
+        if not os.path.exists(place.path("run", "edge", name)):
+            place.write(f"run/edge/{name}", text)
 
 
 def supervise(stack, stages):
