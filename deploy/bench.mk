@@ -26,3 +26,11 @@ bench-overload: ## storms of 2, 5 and 10 times the capacity, beside Express, int
 	@deploy/bootstrap bench
 	@$(MAKE) --no-print-directory build $(B)/loadtest/storm
 	@$(PYTHON) loadtest/bench/overload.py --build $(B)
+
+.PHONY: capacity
+CAPACITY_ROUNDS ?= 3
+capacity: ## what requests and tracks cost each tier, and what 10 K to 100 M users need (6 minutes)
+	@deploy/bootstrap bench
+	@$(MAKE) --no-print-directory build $(B)/loadtest/storm
+	@$(PYTHON) loadtest/bench/capacity.py --build $(B) --rounds $(CAPACITY_ROUNDS)
+	@$(B)/bin/maxboosterctl capacity --costs $(B)/capacity/costs.json

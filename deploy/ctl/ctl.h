@@ -53,6 +53,7 @@ int ctl_mail_suppress(struct scope *sc, int argc, char **argv);
 int ctl_mail_allow(struct scope *sc, int argc, char **argv);
 int ctl_sessions_count(struct scope *sc, int argc, char **argv);
 int ctl_sessions_revoke(struct scope *sc, int argc, char **argv);
+int ctl_capacity(struct scope *sc, int argc, char **argv);
 int ctl_readiness(struct scope *sc, int argc, char **argv);
 int ctl_user_create_admin(struct scope *sc, int argc, char **argv);
 

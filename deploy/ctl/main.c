@@ -64,6 +64,9 @@ static const struct ctl_command commands[] = {
      "[--json] [--only LINE] [--trace] [--kill] [--seconds N] [--url URL] [--targets FILE]",
      "the readiness checklist, proved on what runs; fails where a line is not proved", 0, 11,
      ctl_readiness},
+    {"capacity", "", "[--costs FILE] [--uploads N] [--json]",
+     "what 10,000 to 100,000,000 users need and cost, by measured costs (make capacity)", 0, 5,
+     ctl_capacity},
 };
 
 int ctl_fail(const struct scope *sc, enum err e, const char *doing)
