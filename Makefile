@@ -6,7 +6,7 @@ V ?= 0
 Q := $(if $(filter 0,$(V)),@,)
 say = $(if $(filter 0,$(V)),@printf '  %-7s %s\n' '$(1)' '$(2)')
 
-# SAN=address or SAN=thread builds a sanitized tree beside the plain one.
+# SAN=address or SAN=thread builds a sanitized tree beside the plain one; SAN=coverage one that counts lines.
 SAN ?=
 B := build$(if $(SAN),/$(SAN))
 PYTHON := /usr/bin/python3
@@ -18,7 +18,8 @@ HARDEN := -fstack-protector-strong -fPIE -fno-strict-aliasing $(if $(SAN),,-D_FO
 # A comma for arguments of functions; SANFLAGS is expanded at once, so it stands before.
 , := ,
 SANFLAGS := $(if $(filter address,$(SAN)),-fsanitize=address$(,)undefined -fno-sanitize-recover=all) \
-            $(if $(filter thread,$(SAN)),-fsanitize=thread)
+            $(if $(filter thread,$(SAN)),-fsanitize=thread) \
+            $(if $(filter coverage,$(SAN)),--coverage -fprofile-update=atomic -fprofile-abs-path)
 CFLAGS ?= -O2 -g
 ALL_CFLAGS = $(CSTD) $(CFLAGS) $(WARN) $(HARDEN) $(SANFLAGS) -I. -I$(B)/gen -isystem /usr/include/postgresql -include lib/banned.h -pthread
 ALL_LDFLAGS = -pie -Wl,-z,relro,-z,now -Wl,--as-needed $(SANFLAGS) -pthread

@@ -60,6 +60,25 @@ integration-sanitized: build
 		deploy/run-integration-tests $(PYTEST_ARGS)
 	@! cat $(B)/findings.* 2>/dev/null
 
+# Which lines the tests run. Processes write their counts as they end, so those that tests kill -9 are missing, as is
+# the media child under seccomp; the servers' user must be able to write them. COVERAGE_TESTS="" leaves the
+# integration tests out.
+COVERAGE_TESTS ?= integration
+.PHONY: coverage coverage-run
+coverage: ## lines that unit and integration tests run, into build/coverage/report (COVERAGE_TESTS=files)
+	@deploy/bootstrap analyze
+	@$(MAKE) --no-print-directory SAN=coverage B=$(B)/coverage CFLAGS='-O1 -g' PLAIN=$(B) coverage-run
+coverage-run: build $(TESTS)
+	@$(MAKE) --no-print-directory SAN= B=$(PLAIN) CFLAGS='-O2 -g' $(PLAIN)/bin/maxbooster-media
+	@find $(B) -name '*.gcda' -delete
+	@deploy/run-unit-tests $(TESTS)
+	@find $(B)/obj -type d -exec chmod 0777 {} + && cp $(PLAIN)/bin/maxbooster-media $(B)/bin/
+	@find $(B)/obj -name '*.gcda' -exec chmod 0666 {} +
+	@$(if $(COVERAGE_TESTS),deploy/run-integration-tests $(COVERAGE_TESTS))
+	@mkdir -p $(B)/report
+	@gcovr --root . --exclude '.*/(test|fuzz)_[^/]*' --exclude 'build/.*' --exclude 'loadtest/.*' --print-summary \
+		--html-details $(B)/report/index.html --json-summary $(B)/report/summary.json $(B)/obj
+
 # Pages and files that tables generate; committed, and compared by lint.
 API_X = $(B)/bin/maxbooster-api -x
 docs: $(B)/bin/maxbooster-api ## write the generated pages of docs/ and .env.example
@@ -85,6 +104,11 @@ analyze: $(GEN_HEADERS) ## clang-tidy, cppcheck and gcc -fanalyzer
 		--suppressions-list=.cppcheck -I. -I$(B)/gen -j $(ANALYZE_JOBS) $(ANALYZED)
 	$(call say,GCC,-fanalyzer: what it tells is to be read; it fails nothing)
 	$(call each_analyzed,1,'$(CC) $(ANALYZE_FLAGS) -O1 -fanalyzer -c -o /dev/null "$$@"')
+
+.PHONY: schemathesis
+schemathesis: build ## the whole API against its own description, by schemathesis (5 minutes)
+	@deploy/bootstrap analyze
+	@deploy/run-schemathesis
 
 SEEDS ?= 20
 FIRST_SEED ?= 1
