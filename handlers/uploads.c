@@ -157,7 +157,7 @@ enum err h_uploads_create(struct req *r)
     new.expires_at = clock_wall_ms() + config()->upload_ttl_s * 1000;
     /* S3 first: should we die in between, S3 holds an upload without parts and no row tells of one
      * that is not there. */
-    TRY(s3_multipart_begin(sc, new.key, in.content_type, &new.s3_upload_id));
+    TRY(s3_multipart_begin(sc, new.key, in.content_type, S3_PARTS_BY_CLIENT, &new.s3_upload_id));
     e = insert_rows(r, &in, &new, &upload);
     if (e != OK && e != ERR_WRITE_UNKNOWN) {
         const char *cause = sc->cause;

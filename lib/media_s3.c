@@ -14,6 +14,7 @@
 enum {
     PARTS_MAX = 10000, /* of S3 */
     ETAG_MAX = 128,
+    CRC_MAX = 16,
     BUFFER_FIRST = 64 << 10,
     ABORT_MS = 5000,
     REQUEST_ARENA_BYTES = 64 << 10,
@@ -26,7 +27,7 @@ struct buffer {
 };
 
 struct part {
-    char etag[ETAG_MAX];
+    char etag[ETAG_MAX], crc32c[CRC_MAX];
     int64_t size;
 };
 
@@ -92,23 +93,20 @@ void media_source_s3(struct scope *sc, const char *key, const char *etag, int64_
 
 /* ---- the uploading thread ---- */
 
-static void put_part(struct media_s3_sink *s, struct scope *sc, struct upload *u)
+static enum err put_part(struct scope *sc, struct output *out, int number, const struct buffer *b)
 {
-    struct part *part = &u->output->parts[u->number - 1];
-    const char *etag;
-    enum err e = s3_multipart_put(sc, u->output->key, u->output->upload_id, u->number,
-                                  u->buffer.data, u->buffer.len, &etag);
+    struct part *part = &out->parts[number - 1];
+    struct s3_part stored;
 
-    (void)s;
-    if (e == OK && strlen(etag) >= sizeof(part->etag)) {
-        e = scope_fail(sc, ERR_DEPENDENCY_UNAVAILABLE, "s3: an ETag of %zu bytes", strlen(etag));
+    TRY(s3_multipart_put(sc, out->key, out->upload_id, number, b->data, b->len, &stored));
+    if (strlen(stored.etag) >= sizeof(part->etag)) {
+        return scope_fail(sc, ERR_DEPENDENCY_UNAVAILABLE, "s3: an ETag of %zu bytes",
+                          strlen(stored.etag));
     }
-    if (e == OK) {
-        (void)snprintf(part->etag, sizeof(part->etag), "%s", etag);
-    } else {
-        u->e = e;
-        (void)snprintf(u->cause, sizeof(u->cause), "%s", sc->cause == NULL ? "" : sc->cause);
-    }
+    (void)snprintf(part->etag, sizeof(part->etag), "%s", stored.etag);
+    (void)snprintf(part->crc32c, sizeof(part->crc32c), "%s", stored.crc32c);
+    part->size = stored.size;
+    return OK;
 }
 
 static void *upload_main(void *p)
@@ -126,7 +124,11 @@ static void *upload_main(void *p)
             scope_init(&sc, arena, 0);
             sc.deadline_mono_ms = s->sc->deadline_mono_ms;
             if (mine.e == OK) {
-                put_part(s, &sc, &mine);
+                mine.e = put_part(&sc, mine.output, mine.number, &mine.buffer);
+                if (mine.e != OK) {
+                    (void)snprintf(mine.cause, sizeof(mine.cause), "%s",
+                                   sc.cause == NULL ? "" : sc.cause);
+                }
             }
             scope_done(&sc);
             arena_reset(arena);
@@ -185,7 +187,6 @@ static enum err upload_current(struct media_s3_sink *s, struct output *out)
     }
     TRY(thread_start(s));
     TRY(upload_wait(s));
-    out->parts[out->n_parts].size = (int64_t)full.len;
     out->n_parts++;
     (void)pthread_mutex_lock(&s->mutex);
     out->current = s->upload.buffer;
@@ -250,7 +251,7 @@ static enum err output_of(struct media_s3_sink *s, int output, struct output **o
 /* The output is larger than one part. */
 static enum err begin_parts(struct media_s3_sink *s, struct output *out)
 {
-    TRY(s3_multipart_begin(s->sc, out->key, out->content_type, &out->upload_id));
+    TRY(s3_multipart_begin(s->sc, out->key, out->content_type, S3_PARTS_BY_US, &out->upload_id));
     out->in_parts = true;
     out->parts = calloc(PARTS_MAX, sizeof(*out->parts));
     if (out->parts == NULL) {
@@ -342,22 +343,20 @@ static enum err read_back(struct media_s3_sink *s, struct output *out)
 static enum err finish_parts(struct media_s3_sink *s, struct output *out)
 {
     struct s3_part *parts;
-    const char *etag;
     int i;
 
     if (out->current.len > 0) {
         TRY(upload_current(s, out));
     }
-    TRY(s3_multipart_put(s->sc, out->key, out->upload_id, 1, out->first.data, out->first.len,
-                         &etag));
+    TRY(put_part(s->sc, out, 1, &out->first));
     TRY(upload_wait(s));
     parts = arena_array(s->sc->arena, struct s3_part, (size_t)out->n_parts);
     for (i = 0; i < out->n_parts; i++) {
-        parts[i] = (struct s3_part){
-            .number = i + 1, .etag = out->parts[i].etag, .size = out->parts[i].size};
+        parts[i] = (struct s3_part){.number = i + 1,
+                                    .etag = out->parts[i].etag,
+                                    .size = out->parts[i].size,
+                                    .crc32c = out->parts[i].crc32c};
     }
-    parts[0].etag = etag;
-    parts[0].size = (int64_t)out->first.len;
     TRY(s3_multipart_complete(s->sc, out->key, out->upload_id, parts, (size_t)out->n_parts));
     out->upload_id = NULL;
     return out->corrected ? read_back(s, out) : OK;

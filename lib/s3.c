@@ -5,10 +5,12 @@
  * behind that is swept. */
 #include "lib/s3.h"
 
+#include <endian.h>
 #include <stdio.h>
 
 #include "lib/clock.h"
 #include "lib/config.h"
+#include "lib/crc32c.h"
 #include "lib/crypto.h"
 #include "lib/depend.h"
 #include "lib/http.h"
@@ -23,7 +25,11 @@ enum { SCRATCH_BUDGET_BYTES = 2 * 1024 * 1024 }; /* 10,000 parts as XML take 1.1
 enum { XML_REPLY_MAX_BYTES = 4 * 1024 * 1024 };  /* 1,000 keys of 1,024 bytes, URL-encoded */
 enum { SERVER_FAULT = 500 };                     /* statuses from here on speak of S3 itself */
 enum { SMALL_REPLY_MAX_BYTES = 16384 };
-enum { QUERY_MAX = 5, SIGNED_MAX = 3, UNSIGNED_MAX = 4 };
+/* What is signed in place of a payload's hash; over a network that is not ours TLS guards it. */
+#define UNSIGNED_PAYLOAD "UNSIGNED-PAYLOAD"
+
+enum { QUERY_MAX = 5, SIGNED_MAX = 4, UNSIGNED_MAX = 4 };
+enum { CRC32C_BASE64_SIZE = 9 };
 enum { PAGE_ITEMS = 1000, PARTS_MAX = 10000 }; /* S3's own limits */
 
 struct call {
@@ -36,6 +42,8 @@ struct call {
     struct sigv4_pair query[QUERY_MAX];
     size_t n_query;
     const char *content_type;
+    struct sigv4_pair check;      /* a header about the body, signed; name NULL: none */
+    bool is_payload_unsigned;     /* the check speaks for the body */
     const char *range, *if_match; /* headers, NULL: none */
     const void *body;             /* NULL: none */
     size_t body_len;
@@ -86,14 +94,13 @@ static enum err exchange(struct call *c, const char *payload_hash)
     struct s3_endpoint endpoint = s3_endpoint_parse(a, c->cfg->s3_endpoint);
     struct sigv4_key key = s3_signing_key(c->cfg);
     struct sigv4_pair to_sign[SIGNED_MAX] = {{"host", endpoint.host},
-                                             {"x-amz-content-sha256", payload_hash},
-                                             {"content-type", c->content_type}};
+                                             {"x-amz-content-sha256", payload_hash}};
+    size_t n_to_sign = 2;
     struct sigv4_request sr = {.method = c->method,
                                .path = s3_object_path(a, c->cfg, c->key),
                                .query = c->query,
                                .n_query = c->n_query,
                                .headers = to_sign,
-                               .n_headers = c->content_type != NULL ? 3 : 2,
                                .payload_hash = payload_hash,
                                .wall_ms = clock_wall_ms()};
     struct http_header headers[SIGNED_MAX + UNSIGNED_MAX];
@@ -110,6 +117,13 @@ static enum err exchange(struct call *c, const char *payload_hash)
     enum err e;
     size_t i;
 
+    if (c->content_type != NULL) {
+        to_sign[n_to_sign++] = (struct sigv4_pair){"content-type", c->content_type};
+    }
+    if (c->check.name != NULL) {
+        to_sign[n_to_sign++] = c->check;
+    }
+    sr.n_headers = n_to_sign;
     sigv4_sign(a, &key, &sr, &sig);
     rq.url = arena_printf(a, "%s%s", endpoint.base, sig.target);
     for (i = 0; i < sr.n_headers; i++) {
@@ -182,13 +196,14 @@ static enum err call_run(struct call *c)
 {
     int64_t began_us = clock_mono_us();
     char hash[SHA256_HEX_SIZE] = EMPTY_SHA256;
+    const char *payload = c->is_payload_unsigned ? UNSIGNED_PAYLOAD : hash;
     int tries = 0;
     enum err e;
 
-    if (c->body != NULL) {
+    if (c->body != NULL && !c->is_payload_unsigned) {
         crypto_sha256_hex(c->body, c->body_len, hash);
     }
-    while ((e = call_try(c, hash)) != OK && c->verdict.is_passing && tries < c->retries &&
+    while ((e = call_try(c, payload)) != OK && c->verdict.is_passing && tries < c->retries &&
            depend_may_retry(DEPEND_S3) && pause_before_try(c, tries + 1)) {
         c->may_be_done = c->may_be_done || c->reply.sent;
         tries++;
@@ -305,7 +320,7 @@ enum err s3_delete(struct scope *sc, const char *key)
 }
 
 enum err s3_multipart_begin(struct scope *sc, const char *key, const char *content_type,
-                            const char **upload_id_out)
+                            enum s3_parts_by parts_by, const char **upload_id_out)
 {
     struct call c;
     enum err e;
@@ -313,6 +328,9 @@ enum err s3_multipart_begin(struct scope *sc, const char *key, const char *conte
     call_begin(&c, sc, "POST", key);
     call_query(&c, "uploads", "");
     c.content_type = content_type;
+    if (parts_by == S3_PARTS_BY_US) {
+        c.check = (struct sigv4_pair){"x-amz-checksum-algorithm", "CRC32C"};
+    }
     e = call_run(&c);
     if (e == OK) {
         const char *id = s3_xml_upload_id(c.scratch, c.reply.body, c.reply.body_len);
@@ -323,9 +341,23 @@ enum err s3_multipart_begin(struct scope *sc, const char *key, const char *conte
     return call_end(&c, e);
 }
 
-enum err s3_multipart_put(struct scope *sc, const char *key, const char *upload_id, int number,
-                          const void *data, size_t len, const char **etag_out)
+/* As S3 has it: base64 of the number, its first byte first. */
+static void crc32c_text(const void *data, size_t len, char out[CRC32C_BASE64_SIZE])
 {
+    uint32_t crc = htobe32(crc32c(0, data, len));
+    char *c;
+
+    base64url_encode((const uint8_t *)&crc, sizeof(crc), out);
+    for (c = out; *c != '\0'; c++) {
+        *c = *c == '-' ? '+' : *c == '_' ? '/' : *c;
+    }
+    memcpy(c, "==", 3);
+}
+
+enum err s3_multipart_put(struct scope *sc, const char *key, const char *upload_id, int number,
+                          const void *data, size_t len, struct s3_part *part_out)
+{
+    char crc[CRC32C_BASE64_SIZE];
     struct call c;
     enum err e;
 
@@ -334,9 +366,15 @@ enum err s3_multipart_put(struct scope *sc, const char *key, const char *upload_
     call_query(&c, "uploadId", upload_id);
     c.body = data != NULL ? data : "";
     c.body_len = len;
+    crc32c_text(c.body, len, crc);
+    c.check = (struct sigv4_pair){"x-amz-checksum-crc32c", crc};
+    c.is_payload_unsigned = true;
     e = call_run(&c);
-    if (e == OK && etag_out != NULL) {
-        *etag_out = etag_of(&c);
+    if (e == OK) {
+        *part_out = (struct s3_part){.number = number,
+                                     .etag = etag_of(&c),
+                                     .size = (int64_t)len,
+                                     .crc32c = arena_strdup(sc->arena, crc)};
     }
     return call_end(&c, e);
 }

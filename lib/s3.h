@@ -60,25 +60,35 @@ MUST_USE enum err s3_put(struct scope *sc, const char *key, const char *content_
 /* Delete; deleting what is not there is OK. */
 MUST_USE enum err s3_delete(struct scope *sc, const char *key);
 
+/* Who sends the parts of an upload. */
+enum s3_parts_by {
+    S3_PARTS_BY_CLIENT, /* to presigned URLs */
+    S3_PARTS_BY_US      /* s3_multipart_put(); S3 asks for a CRC-32C of each part */
+};
+
 /* Begin a multipart upload. */
 MUST_USE enum err s3_multipart_begin(struct scope *sc, const char *key, const char *content_type,
-                                     const char **upload_id_out);
-
-/* Store part number 1 … 10000 (at least 5 MiB but the last). */
-MUST_USE enum err s3_multipart_put(struct scope *sc, const char *key, const char *upload_id,
-                                   int number, const void *data, size_t len, const char **etag_out);
+                                     enum s3_parts_by parts_by, const char **upload_id_out);
 
 struct s3_part {
     int number;
     const char *etag;
     int64_t size;
+    const char *crc32c; /* in base64; NULL: none */
 };
+
+/* Store part number 1 … 10000 (at least 5 MiB but the last). Its body is held to its CRC-32C, which
+ * is signed, and hashed no further. */
+MUST_USE enum err s3_multipart_put(struct scope *sc, const char *key, const char *upload_id,
+                                   int number, const void *data, size_t len,
+                                   struct s3_part *part_out);
 
 /* All parts that S3 holds, by number. */
 MUST_USE enum err s3_multipart_list(struct scope *sc, const char *key, const char *upload_id,
                                     struct s3_part **parts_out, size_t *n_out);
 
-/* Make the object of the parts. A 200 whose body is an error is an error. */
+/* Make the object of the parts, each with what s3_multipart_put() said of it. A 200 whose body is
+ * an error is an error. */
 MUST_USE enum err s3_multipart_complete(struct scope *sc, const char *key, const char *upload_id,
                                         const struct s3_part *parts, size_t n);
 

@@ -380,7 +380,7 @@ struct strbuf s3_xml_complete(struct arena *a, const struct s3_part *parts, size
     struct strbuf out;
     size_t i;
 
-    strbuf_init(&out, a, 128 + n * 112);
+    strbuf_init(&out, a, 128 + n * 160);
     strbuf_puts(&out,
                 "<CompleteMultipartUpload xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">");
     for (i = 0; i < n; i++) {
@@ -388,7 +388,11 @@ struct strbuf s3_xml_complete(struct arena *a, const struct s3_part *parts, size
         strbuf_i64(&out, parts[i].number);
         strbuf_puts(&out, "</PartNumber><ETag>");
         add_xml_text(&out, parts[i].etag);
-        strbuf_puts(&out, "</ETag></Part>");
+        strbuf_puts(&out, "</ETag>");
+        if (parts[i].crc32c != NULL) {
+            strbuf_printf(&out, "<ChecksumCRC32C>%s</ChecksumCRC32C>", parts[i].crc32c);
+        }
+        strbuf_puts(&out, "</Part>");
     }
     strbuf_puts(&out, "</CompleteMultipartUpload>");
     return out;

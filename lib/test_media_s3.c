@@ -40,8 +40,9 @@ enum err s3_put(struct scope *sc, const char *key, const char *content_type, con
 }
 
 enum err s3_multipart_begin(struct scope *sc, const char *key, const char *content_type,
-                            const char **upload_id_out)
+                            enum s3_parts_by parts_by, const char **upload_id_out)
 {
+    assert_int_equal(parts_by, S3_PARTS_BY_US);
     (void)key;
     (void)content_type;
     s3.begun = true;
@@ -50,7 +51,7 @@ enum err s3_multipart_begin(struct scope *sc, const char *key, const char *conte
 }
 
 enum err s3_multipart_put(struct scope *sc, const char *key, const char *upload_id, int number,
-                          const void *data, size_t len, const char **etag_out)
+                          const void *data, size_t len, struct s3_part *part_out)
 {
     enum err e = OK;
 
@@ -64,7 +65,10 @@ enum err s3_multipart_put(struct scope *sc, const char *key, const char *upload_
         memcpy(s3.parts[number - 1], data, len);
         s3.lens[number - 1] = len;
         s3.order[s3.n_order++] = number;
-        *etag_out = arena_printf(sc->arena, "\"e%d\"", number);
+        *part_out = (struct s3_part){.number = number,
+                                     .etag = arena_printf(sc->arena, "\"e%d\"", number),
+                                     .size = (int64_t)len,
+                                     .crc32c = arena_printf(sc->arena, "c%d", number)};
     }
     (void)pthread_mutex_unlock(&s3.mutex);
     return e;
@@ -81,10 +85,12 @@ enum err s3_multipart_complete(struct scope *sc, const char *key, const char *up
     s3.object = malloc(n * PART);
     s3.object_len = 0;
     for (i = 0; i < n; i++) {
-        char etag[32];
+        char text[32];
 
-        (void)snprintf(etag, sizeof(etag), "\"e%zu\"", i + 1);
-        assert_string_equal(parts[i].etag, etag);
+        (void)snprintf(text, sizeof(text), "\"e%zu\"", i + 1);
+        assert_string_equal(parts[i].etag, text);
+        (void)snprintf(text, sizeof(text), "c%zu", i + 1);
+        assert_string_equal(parts[i].crc32c, text);
         assert_int_equal(parts[i].number, i + 1);
         assert_int_equal(parts[i].size, s3.lens[i]);
         memcpy(s3.object + s3.object_len, s3.parts[i], s3.lens[i]);

@@ -99,11 +99,11 @@ static enum err run_put(struct scope *sc, char **w, struct strbuf *out)
 static enum err run_part(struct scope *sc, char **w, struct strbuf *out)
 {
     size_t len = (size_t)number(w[4]);
-    const char *etag;
+    struct s3_part part;
 
     TRY(s3_multipart_put(sc, w[1], w[2], (int)number(w[3]), pattern(sc->arena, len, number(w[5])),
-                         len, &etag));
-    strbuf_puts(out, etag);
+                         len, &part));
+    strbuf_printf(out, "%s\t%s", part.etag, part.crc32c);
     return OK;
 }
 
@@ -121,15 +121,18 @@ static enum err run_parts(struct scope *sc, char **w, struct strbuf *out)
     return OK;
 }
 
-/* Words from the fourth on: number, ETag, size of each part. Without them: what S3 lists. */
+/* Words from the fourth on: number, ETag, size of each part, and CRC where they are ours. Without
+ * them: what S3 lists. */
 static enum err run_complete(struct scope *sc, char **w, size_t n_words)
 {
+    size_t each = strcmp(w[0], "complete-ours") == 0 ? 4 : 3, n = 0, at;
     struct s3_part given[WORDS_MAX / 3], *parts = given;
-    size_t n = 0, at;
 
-    for (at = 3; at + 2 < n_words; at += 3) {
-        given[n++] = (struct s3_part){
-            .number = (int)number(w[at]), .etag = w[at + 1], .size = number(w[at + 2])};
+    for (at = 3; at + each <= n_words; at += each) {
+        given[n++] = (struct s3_part){.number = (int)number(w[at]),
+                                      .etag = w[at + 1],
+                                      .size = number(w[at + 2]),
+                                      .crc32c = each == 4 ? w[at + 3] : NULL};
     }
     if (n == 0) {
         TRY(s3_multipart_list(sc, w[1], w[2], &parts, &n));
@@ -165,7 +168,9 @@ static enum err run_begin(struct scope *sc, char **w, struct strbuf *out)
 {
     const char *id;
 
-    TRY(s3_multipart_begin(sc, w[1], w[2], &id));
+    TRY(s3_multipart_begin(sc, w[1], w[2],
+                           strcmp(w[0], "begin-ours") == 0 ? S3_PARTS_BY_US : S3_PARTS_BY_CLIENT,
+                           &id));
     strbuf_puts(out, id);
     return OK;
 }
@@ -192,9 +197,9 @@ struct command {
 };
 
 static const struct command commands[] = {
-    {"presign", 9}, {"head", 2}, {"get", 5},   {"put", 5},      {"delete", 2},
-    {"begin", 3},   {"part", 6}, {"parts", 3}, {"complete", 3}, {"abort", 3},
-    {"list", 3},    {"ping", 2}, {"mail", 5},
+    {"presign", 9}, {"head", 2}, {"get", 5},   {"put", 5},        {"delete", 2},
+    {"begin", 3},   {"part", 6}, {"parts", 3}, {"complete", 3},   {"abort", 3},
+    {"list", 3},    {"ping", 2}, {"mail", 5},  {"begin-ours", 3}, {"complete-ours", 3},
 };
 
 static bool is_known(char **w, size_t n_words)
@@ -223,13 +228,13 @@ static enum err run(struct scope *sc, char **w, size_t n_words, struct strbuf *o
         return run_put(sc, w, out);
     } else if (strcmp(name, "delete") == 0) {
         return s3_delete(sc, w[1]);
-    } else if (strcmp(name, "begin") == 0) {
+    } else if (has_prefix(name, "begin")) {
         return run_begin(sc, w, out);
     } else if (strcmp(name, "part") == 0) {
         return run_part(sc, w, out);
     } else if (strcmp(name, "parts") == 0) {
         return run_parts(sc, w, out);
-    } else if (strcmp(name, "complete") == 0) {
+    } else if (has_prefix(name, "complete")) {
         return run_complete(sc, w, n_words);
     } else if (strcmp(name, "abort") == 0) {
         return s3_multipart_abort(sc, w[1], w[2]);
