@@ -56,8 +56,7 @@ static int parse(struct chain *c, const char *text)
     return rc;
 }
 
-enum media_fault chain_open(const AVFrame *first, const char *text, int frame_size,
-                            struct chain **chain_out)
+enum media_fault chain_open(const AVFrame *first, const char *text, struct chain **chain_out)
 {
     struct chain *c = av_mallocz(sizeof(*c));
     enum media_fault f;
@@ -79,9 +78,6 @@ enum media_fault chain_open(const AVFrame *first, const char *text, int frame_si
         return f;
     }
     rc = parse(c, text);
-    if (rc >= 0 && frame_size > 0) {
-        av_buffersink_set_frame_size(c->sink, (unsigned)frame_size);
-    }
     return rc == AVERROR(ENOMEM) ? MEDIA_FAULT_MEMORY : rc < 0 ? MEDIA_FAULT_INTERNAL : MEDIA_OK;
 }
 

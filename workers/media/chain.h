@@ -8,11 +8,9 @@
 
 struct chain;
 
-/* Make the chain that text describes (libavfilter's words) for frames like first. frame_size:
- * samples of each frame that comes out but the last, 0: any. The caller owns *chain_out, also
- * after a fault, and ends it with chain_close(). */
-enum media_fault chain_open(const AVFrame *first, const char *text, int frame_size,
-                            struct chain **chain_out);
+/* Make the chain that text describes (libavfilter's words) for frames like first. The caller owns
+ * *chain_out, also after a fault, and ends it with chain_close(). */
+enum media_fault chain_open(const AVFrame *first, const char *text, struct chain **chain_out);
 
 /* Put a frame in (it is copied by reference); NULL is the end. */
 enum media_fault chain_feed(struct chain *c, const AVFrame *frame);

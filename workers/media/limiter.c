@@ -8,7 +8,7 @@
 #include <string.h>
 
 enum {
-    TAPS = 12, /* of the interpolation, half of them ahead */
+    TAPS = 24, /* of the interpolation, half of them ahead */
     AHEAD = TAPS / 2,
     PHASES = 3,        /* points between two samples */
     STRETCH = 128,     /* samples that are looked over for peaks at once */

@@ -28,7 +28,7 @@ static enum media_fault measure(struct op *op, struct input *in, struct chain **
     do {
         f = input_next(in, &frame);
         if (f == MEDIA_OK && *chain == NULL) {
-            f = chain_open(frame, "ebur128=metadata=1", 0, chain);
+            f = chain_open(frame, "ebur128=metadata=1", chain);
         }
         f = f != MEDIA_OK ? f : chain_feed(*chain, frame);
         f = f != MEDIA_OK ? f : take(*chain, lufs);

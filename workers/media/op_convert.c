@@ -1,11 +1,12 @@
-/* decode → filters (loudness, rate, channels, format, frame size) → encode → mux, one frame at a
- * time. */
+/* decode → resample (rate, channels, format, frame size) → encode → mux, one frame at a time. With
+ * a loudness target level is set in between, on planar floats of the output's rate and channels. */
 #include <libavutil/channel_layout.h>
 
 #include "workers/media/asked.h"
-#include "workers/media/chain.h"
 #include "workers/media/input.h"
+#include "workers/media/level.h"
 #include "workers/media/loudness.h"
+#include "workers/media/resample.h"
 
 struct convert {
     struct op *op;
@@ -14,11 +15,17 @@ struct convert {
     struct output_settings settings;
     struct asked asked;
     double gain_db;
-    int percent_base; /* what measuring was worth */
-    struct chain *chain;
+    int percent_base;            /* what measuring was worth */
+    struct resample *to_encoder; /* the last step */
+    struct resample *to_level;   /* and level: NULL without a loudness target */
+    struct level *level;
+    AVFrame *block; /* of level's kind, to push its end out with */
 };
 
-enum { MEASURE_PERCENT = 40 };
+enum {
+    MEASURE_PERCENT = 40,
+    FRAME_USUAL = 8192 /* samples; where the encoder takes any number, few large ones cost less */
+};
 
 /* A depth that loses nothing of the input, as far as the format has one. */
 static int choose_depth(const struct convert *c)
@@ -74,61 +81,107 @@ static enum media_fault choose_settings(struct convert *c)
     return MEDIA_OK;
 }
 
-/* Where precision is lost from integers, dither hides the steps. */
-static bool wants_dither(const struct convert *c, enum AVSampleFormat from)
+/* Where 16 bits are less than there was, dither hides the steps. */
+static bool wants_dither(const struct convert *c, const AVFrame *from)
 {
+    enum AVSampleFormat format = av_get_packed_sample_fmt((enum AVSampleFormat)from->format);
+
     return !c->settings.format->lossy && c->settings.bit_depth == 16 &&
-           av_get_packed_sample_fmt(from) == AV_SAMPLE_FMT_S32 && input_info(c->in)->bit_depth > 16;
+           (c->level != NULL || (format == AV_SAMPLE_FMT_S32 && input_info(c->in)->bit_depth > 16));
 }
 
-/* Loudness by a plain gain, which leaves the music's dynamics alone; what it lifts over full scale
- * is limited, with room for peaks between samples. */
-static int describe_chain(const struct convert *c, char *text, size_t size)
+static enum media_fault encode(struct convert *c, const AVFrame *frame)
 {
-    const AVCodecContext *codec = output_codec(c->out);
-    char layout[128], loudness[96] = "";
+    AVFrame *full;
+    enum media_fault f;
 
-    if (av_channel_layout_describe(&codec->ch_layout, layout, sizeof(layout)) < 0) {
-        return -1;
-    }
-    if (c->gain_db != 0) {
-        (void)snprintf(loudness, sizeof(loudness), "volume=%.3fdB:precision=double,%s", c->gain_db,
-                       c->gain_db > 0 ? "alimiter=limit=0.84:level=0:latency=1," : "");
-    }
-    return snprintf(text, size,
-                    "%saresample=%d%s,aformat=sample_fmts=%s:sample_rates=%d:channel_layouts=%s",
-                    loudness, codec->sample_rate,
-                    wants_dither(c, (enum AVSampleFormat)input_first(c->in)->format)
-                        ? ":dither_method=triangular"
-                        : "",
-                    av_get_sample_fmt_name(codec->sample_fmt), codec->sample_rate, layout);
+    resample_feed(c->to_encoder, frame);
+    do {
+        f = resample_next(c->to_encoder, &full);
+        f = f == MEDIA_OK && full != NULL ? output_frame(c->out, full) : f;
+    } while (f == MEDIA_OK && full != NULL);
+    return f;
 }
 
-/* NULL is the end. Encodes all that the chain has ready. */
-static enum media_fault feed(struct convert *c, const AVFrame *frame)
+/* NULL: what the limiter still holds, which comes out behind silence. */
+static enum media_fault level_and_encode(struct convert *c, AVFrame *block)
 {
-    enum media_fault f = chain_feed(c->chain, frame);
-    AVFrame *filtered;
+    int left = block == NULL ? level_left(c->level) : 0, n, i;
+    enum media_fault f = MEDIA_OK;
 
-    while (f == MEDIA_OK) {
-        f = chain_next(c->chain, &filtered);
-        if (f != MEDIA_OK || filtered == NULL) {
-            break;
+    if (block != NULL) {
+        level_apply(c->level, block);
+        return block->nb_samples > 0 ? encode(c, block) : MEDIA_OK;
+    }
+    for (; f == MEDIA_OK && left > 0; left -= n) {
+        n = left < LEVEL_BLOCK ? left : LEVEL_BLOCK;
+        c->block->nb_samples = n;
+        for (i = 0; i < c->block->ch_layout.nb_channels; i++) {
+            memset(c->block->extended_data[i], 0, (size_t)n * sizeof(float));
         }
-        f = output_frame(c->out, filtered);
+        f = level_and_encode(c, c->block);
     }
     return f;
 }
 
-static enum media_fault make_chain(struct convert *c)
+/* NULL is the end. */
+static enum media_fault feed(struct convert *c, const AVFrame *frame)
+{
+    AVFrame *block;
+    enum media_fault f;
+
+    if (c->level == NULL) {
+        return encode(c, frame);
+    }
+    resample_feed(c->to_level, frame);
+    do {
+        f = resample_next(c->to_level, &block);
+        f = f == MEDIA_OK && block != NULL ? level_and_encode(c, block) : f;
+    } while (f == MEDIA_OK && block != NULL);
+    if (f == MEDIA_OK && frame == NULL) {
+        f = level_and_encode(c, NULL);
+        f = f != MEDIA_OK ? f : encode(c, NULL);
+    }
+    return f;
+}
+
+/* Planar floats at the output's rate, and level on them. */
+static enum media_fault make_level(struct convert *c, const AVFrame *first)
+{
+    const struct output_settings *s = &c->settings;
+    const struct resample_to blocks = {.format = AV_SAMPLE_FMT_FLTP,
+                                       .rate = s->sample_rate,
+                                       .layout = &s->layout,
+                                       .frame_size = LEVEL_BLOCK};
+    enum media_fault f = resample_open(first, &blocks, &c->to_level);
+
+    if (f != MEDIA_OK || (c->block = av_frame_alloc()) == NULL) {
+        return f != MEDIA_OK ? f : MEDIA_FAULT_MEMORY;
+    }
+    c->block->format = AV_SAMPLE_FMT_FLTP;
+    c->block->sample_rate = s->sample_rate;
+    c->block->nb_samples = LEVEL_BLOCK;
+    if (av_channel_layout_copy(&c->block->ch_layout, &s->layout) < 0 ||
+        av_frame_get_buffer(c->block, 0) < 0) {
+        return MEDIA_FAULT_MEMORY;
+    }
+    return level_open(s, c->gain_db, &c->level);
+}
+
+static enum media_fault make_steps(struct convert *c, const AVFrame *first)
 {
     const AVCodecContext *codec = output_codec(c->out);
     bool any_size = (codec->codec->capabilities & AV_CODEC_CAP_VARIABLE_FRAME_SIZE) != 0;
-    char text[512];
+    struct resample_to frames = {.format = codec->sample_fmt,
+                                 .rate = codec->sample_rate,
+                                 .layout = &codec->ch_layout,
+                                 .frame_size = any_size ? FRAME_USUAL : codec->frame_size};
+    enum media_fault f = c->asked.target_lufs < 0 ? make_level(c, first) : MEDIA_OK;
 
-    return describe_chain(c, text, sizeof(text)) <= 0
-               ? MEDIA_FAULT_INTERNAL
-               : chain_open(input_first(c->in), text, any_size ? 0 : codec->frame_size, &c->chain);
+    frames.dither = wants_dither(c, first);
+    return f != MEDIA_OK
+               ? f
+               : resample_open(c->level != NULL ? c->block : first, &frames, &c->to_encoder);
 }
 
 /* All that has to know the first frame. */
@@ -142,7 +195,7 @@ static enum media_fault begin(struct convert *c)
             c->op->param = c->settings.bit_rate > 0 ? "bitrate" : "format";
         }
     }
-    return f != MEDIA_OK ? f : make_chain(c);
+    return f != MEDIA_OK ? f : make_steps(c, input_first(c->in));
 }
 
 /* A first pass for a loudness target. */
@@ -203,7 +256,10 @@ enum media_fault op_convert(struct op *op)
         asked_result(op, &c->settings, c->out);
     }
     op->value = c->in == NULL ? op->value : input_value(c->in);
-    chain_close(&c->chain);
+    resample_close(&c->to_encoder);
+    resample_close(&c->to_level);
+    level_close(&c->level);
+    av_frame_free(&c->block);
     output_close(&c->out);
     input_close(&c->in);
     av_channel_layout_uninit(&c->settings.layout);

@@ -4,19 +4,18 @@
 
 #include "workers/media/asked.h"
 #include "workers/media/chain.h"
-#include "workers/media/limiter.h"
+#include "workers/media/level.h"
 #include "workers/media/loudness.h"
 #include "workers/media/params.h"
+#include "workers/media/resample.h"
 #include "workers/media/track.h"
 
 enum {
-    BLOCK = LIMITER_BLOCK,
+    BLOCK = LEVEL_BLOCK,
     CHANNELS_USUAL = 2,
     RATE_USUAL_MAX = 192000, /* nobody hears more; asked for, there is more */
     MEASURE_PERCENT = 45
 };
-
-static const double CEILING = 0.8912509381337456; /* -1 dBTP: room for what a lossy coder adds */
 
 struct mix {
     struct op *op;
@@ -26,11 +25,11 @@ struct mix {
     struct output_settings settings;
     struct asked asked;
     struct output *out;
-    struct chain *chain; /* to the encoder, or to the meter */
-    struct limiter *limiter;
+    struct chain *meter;
+    struct level *level;
+    struct resample *to_encoder;
     AVFrame *frame;
     int64_t at;    /* samples made */
-    int64_t skip;  /* silence that the limiter gives before its first sample */
     bool is_plain; /* sums of 16-bit samples: nothing to dither */
     double gain_db, lufs;
     int percent_base, percent_most;
@@ -268,11 +267,11 @@ static enum media_fault meter(struct mix *m)
     AVFrame *frame;
     enum media_fault f = MEDIA_OK;
 
-    if (m->chain == NULL) {
-        f = chain_open(m->frame, "ebur128=metadata=1", 0, &m->chain);
+    if (m->meter == NULL) {
+        f = chain_open(m->frame, "ebur128=metadata=1", &m->meter);
     }
-    f = f != MEDIA_OK ? f : chain_feed(m->chain, m->frame->nb_samples > 0 ? m->frame : NULL);
-    while (f == MEDIA_OK && (f = chain_next(m->chain, &frame)) == MEDIA_OK && frame != NULL) {
+    f = f != MEDIA_OK ? f : chain_feed(m->meter, m->frame->nb_samples > 0 ? m->frame : NULL);
+    while (f == MEDIA_OK && (f = chain_next(m->meter, &frame)) == MEDIA_OK && frame != NULL) {
         const AVDictionaryEntry *tag = av_dict_get(frame->metadata, "lavfi.r128.I", NULL, 0);
 
         m->lufs = tag == NULL ? m->lufs : strtod(tag->value, NULL);
@@ -294,7 +293,7 @@ static enum media_fault measure(struct mix *m)
         f = f != MEDIA_OK ? f : meter(m);
         tell(m);
     } while (f == MEDIA_OK && !last);
-    chain_close(&m->chain);
+    chain_close(&m->meter);
     if (f == MEDIA_OK && m->lufs > LOUDNESS_SILENT) {
         m->gain_db = m->asked.target_lufs - m->lufs;
     }
@@ -307,64 +306,33 @@ static enum media_fault measure(struct mix *m)
 
 /* ---- output ---- */
 
-static enum media_fault make_chain(struct mix *m)
+/* NULL is the end. Encodes all that is ready. */
+static enum media_fault encode(struct mix *m, const AVFrame *frame)
 {
-    const AVCodecContext *codec = output_codec(m->out);
-    bool any_size = (codec->codec->capabilities & AV_CODEC_CAP_VARIABLE_FRAME_SIZE) != 0;
-    bool dither = !m->settings.format->lossy && m->settings.bit_depth == 16 && !m->is_plain;
-    char text[512], layout[128];
+    enum media_fault f;
+    AVFrame *full;
 
-    if (av_channel_layout_describe(&codec->ch_layout, layout, sizeof(layout)) < 0) {
-        return MEDIA_FAULT_INTERNAL;
-    }
-    (void)snprintf(text, sizeof(text),
-                   "aresample=%d%s,aformat=sample_fmts=%s:sample_rates=%d:channel_layouts=%s",
-                   codec->sample_rate, dither ? ":dither_method=triangular" : "",
-                   av_get_sample_fmt_name(codec->sample_fmt), codec->sample_rate, layout);
-    return chain_open(m->frame, text, any_size ? 0 : codec->frame_size, &m->chain);
-}
-
-/* Encode all that the chain has ready; feed false: the end. */
-static enum media_fault encode(struct mix *m, bool feed)
-{
-    enum media_fault f = MEDIA_OK;
-    AVFrame *filtered;
-
-    if (m->chain == NULL) {
-        f = make_chain(m);
-    }
-    f = f != MEDIA_OK ? f : chain_feed(m->chain, feed ? m->frame : NULL);
-    while (f == MEDIA_OK && (f = chain_next(m->chain, &filtered)) == MEDIA_OK && filtered != NULL) {
-        f = output_frame(m->out, filtered);
-    }
+    resample_feed(m->to_encoder, frame);
+    do {
+        f = resample_next(m->to_encoder, &full);
+        f = f == MEDIA_OK && full != NULL ? output_frame(m->out, full) : f;
+    } while (f == MEDIA_OK && full != NULL);
     return f;
 }
 
 /* Limit the block and encode what comes out of the limiter. */
 static enum media_fault finish_block(struct mix *m)
 {
-    float *const *planes = (float *const *)m->frame->extended_data;
-    int c, n = m->frame->nb_samples, skip;
-
-    for (c = 0; m->gain_db != 0 && c < m->settings.layout.nb_channels; c++) {
-        mix_scale(planes[c], (float)mix_gain(m->gain_db), n);
-    }
-    limiter_run(m->limiter, planes, n);
-    skip = m->skip < n ? (int)m->skip : n;
-    for (c = 0; skip > 0 && c < m->settings.layout.nb_channels; c++) {
-        memmove(planes[c], planes[c] + skip, (size_t)(n - skip) * sizeof(float));
-    }
-    m->skip -= skip;
-    m->frame->nb_samples = n - skip;
-    return n > skip ? encode(m, true) : MEDIA_OK;
+    level_apply(m->level, m->frame);
+    return m->frame->nb_samples > 0 ? encode(m, m->frame) : MEDIA_OK;
 }
 
-static enum media_fault flush_limiter(struct mix *m)
+static enum media_fault flush_level(struct mix *m)
 {
     enum media_fault f = MEDIA_OK;
     int left, n;
 
-    for (left = limiter_delay(m->limiter); f == MEDIA_OK && left > 0; left -= n) {
+    for (left = level_left(m->level); f == MEDIA_OK && left > 0; left -= n) {
         n = left < BLOCK ? left : BLOCK;
         f = new_block(m);
         m->frame->nb_samples = n;
@@ -378,16 +346,31 @@ static enum media_fault render(struct mix *m)
     enum media_fault f;
     bool last;
 
-    m->skip = limiter_delay(m->limiter);
     do {
         f = make_block(m);
         last = m->frame->nb_samples < BLOCK;
         f = f != MEDIA_OK || m->frame->nb_samples == 0 ? f : finish_block(m);
         tell(m);
     } while (f == MEDIA_OK && !last);
-    f = f != MEDIA_OK ? f : flush_limiter(m);
-    f = f != MEDIA_OK ? f : encode(m, false);
+    f = f != MEDIA_OK ? f : flush_level(m);
+    f = f != MEDIA_OK ? f : encode(m, NULL);
     return f != MEDIA_OK ? f : output_end(m->out);
+}
+
+static enum media_fault make_steps(struct mix *m)
+{
+    const AVCodecContext *codec = output_codec(m->out);
+    bool any_size = (codec->codec->capabilities & AV_CODEC_CAP_VARIABLE_FRAME_SIZE) != 0;
+    const struct resample_to frames = {.format = codec->sample_fmt,
+                                       .rate = codec->sample_rate,
+                                       .layout = &codec->ch_layout,
+                                       .frame_size = any_size ? BLOCK : codec->frame_size,
+                                       .dither = !m->settings.format->lossy &&
+                                                 m->settings.bit_depth == 16 && !m->is_plain};
+    enum media_fault f = new_block(m);
+
+    f = f != MEDIA_OK ? f : resample_open(m->frame, &frames, &m->to_encoder);
+    return f != MEDIA_OK ? f : level_open(&m->settings, m->gain_db, &m->level);
 }
 
 static enum media_fault open_output(struct mix *m)
@@ -397,9 +380,7 @@ static enum media_fault open_output(struct mix *m)
     if (f == MEDIA_FAULT_PARAM) {
         m->op->param = m->settings.bit_rate > 0 ? "bitrate" : "format";
     }
-    return f != MEDIA_OK ? f
-                         : limiter_open(m->settings.sample_rate, m->settings.layout.nb_channels,
-                                        CEILING, &m->limiter);
+    return f != MEDIA_OK ? f : make_steps(m);
 }
 
 static enum media_fault mix(struct mix *m)
@@ -433,8 +414,9 @@ enum media_fault op_mix(struct op *op)
     m->percent_most = 100;
     m->frame = av_frame_alloc();
     f = m->frame == NULL ? f : mix(m);
-    chain_close(&m->chain);
-    limiter_close(&m->limiter);
+    chain_close(&m->meter);
+    resample_close(&m->to_encoder);
+    level_close(&m->level);
     output_close(&m->out);
     close_tracks(m);
     av_frame_free(&m->frame);
