@@ -1,8 +1,8 @@
 """Fixtures of all integration tests, and the check of the whole run against the contract.
 
 One process starts the mail server and judges the record at the end: the only one, or with -n
-the one that the workers report to. Tests on a private stack carry the xdist group "private", so
-that one worker runs them one after the other."""
+the one that the workers report to. Tests on a private stack carry the xdist group "private" or
+"guards", so that one worker runs them one after the other; each worker has a stack of its own."""
 import os
 import pathlib
 import subprocess
@@ -18,9 +18,11 @@ MAIL_SERVER = pytest.StashKey()
 # Fleets of phases 1 and 3 want more of a machine than the rest: make test-fleet.
 collect_ignore = [] if os.environ.get("MB_FLEET") else ["test_topology.py"]
 ALONE = {"test_cron", "test_media", "test_migrations", "test_mix", "test_outbox", "test_pg",
-         "test_pg_faults", "test_pg_map", "test_pg_replicas", "test_pg_scarcity", "test_pg_scatter", "test_promise", "test_queue",
-         "test_queue_check", "test_redis", "test_reshard", "test_s3_signatures", "test_schema",
-         "test_sessions", "test_smtp"}
+         "test_pg_faults", "test_pg_map", "test_pg_replicas", "test_pg_scarcity", "test_pg_scatter",
+         "test_promise", "test_queue", "test_queue_check", "test_redis", "test_reshard",
+         "test_s3_signatures", "test_schema", "test_sessions", "test_smtp"}
+# The longest rows of tests that wait for each other: they begin first.
+ROWS = ("private", "guards")
 
 
 def mail_folder():
@@ -47,14 +49,15 @@ def pytest_configure(config):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Files with servers of their own stay on one worker; the longest row, of faults, begins."""
+    """Files with servers of their own stay on one worker; the longest rows begin."""
     for item in items:
         if item.path.stem in ALONE:
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
-    def is_private(item):
-        return any(mark.args == ("private",) for mark in item.iter_markers("xdist_group"))
-    items.sort(key=lambda item: not is_private(item))
+    def turn(item):
+        groups = [mark.args[0] for mark in item.iter_markers("xdist_group")]
+        return min((ROWS.index(g) for g in groups if g in ROWS), default=len(ROWS))
+    items.sort(key=turn)
 
 
 def is_whole_run(config):

@@ -7,7 +7,7 @@ import pytest
 from harness.client import Client
 from harness.waits import wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("private")]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("guards")]
 
 
 @pytest.fixture

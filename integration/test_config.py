@@ -8,7 +8,7 @@ import pytest
 
 from harness.waits import wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("private")]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("guards")]
 
 
 @pytest.fixture

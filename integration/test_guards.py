@@ -14,7 +14,7 @@ from harness.apilab import api_instance, directly, params
 from harness.client import Client
 from harness.waits import wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("private")]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("guards")]
 
 
 @pytest.fixture

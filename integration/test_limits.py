@@ -7,7 +7,7 @@ import pytest
 
 from harness.client import Client, random_address
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("private")]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("guards")]
 
 
 def quota(stack, name="RATE_LIMIT_MAX"):

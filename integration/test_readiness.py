@@ -16,7 +16,7 @@ import pytest
 from harness import audio, tracks
 from harness.waits import wait_until
 
-pytestmark = pytest.mark.xdist_group("private")
+pytestmark = pytest.mark.xdist_group("guards")
 READINESS_S = 120
 
 

@@ -17,7 +17,7 @@ from harness.waits import wait_until
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PASSWORD = "a quiet harbour at dawn"
-pytestmark = pytest.mark.xdist_group("private")
+pytestmark = pytest.mark.xdist_group("reshard_live")
 
 
 class Person(threading.Thread):
