@@ -20,22 +20,6 @@ static struct {
     const char *word, *key;
 } fake;
 
-void redis_arg_bytes(struct redis_args *args, const void *bytes, size_t len)
-{
-    args->text[args->n] = bytes;
-    args->len[args->n++] = len;
-}
-
-void redis_arg(struct redis_args *args, const char *text)
-{
-    redis_arg_bytes(args, text, strlen(text));
-}
-
-void redis_arg_i64(struct scope *sc, struct redis_args *args, int64_t value)
-{
-    redis_arg(args, arena_printf(sc->arena, "%lld", (long long)value));
-}
-
 enum err redis_eval(struct scope *sc, struct redis_script *script, const struct redis_args *keys,
                     const struct redis_args *args, struct redis_reply *reply_out)
 {
