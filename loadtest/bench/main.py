@@ -5,7 +5,6 @@ It only reports: it fails where it could not measure, never because a figure is 
 """
 
 import argparse
-import json
 import os
 import platform
 import shutil
@@ -20,10 +19,11 @@ import data  # noqa: E402
 import jobs  # noqa: E402
 import kept  # noqa: E402
 import measure  # noqa: E402
+import overload  # noqa: E402
 import peers  # noqa: E402
 import report  # noqa: E402
 import single  # noqa: E402
-from measure import Target  # noqa: E402
+from measure import Target, row  # noqa: E402
 from proxies import HAND_BACK, Proxy  # noqa: E402
 from world import REPO, STACK_WORDS, Refusal, World, say  # noqa: E402
 
@@ -92,15 +92,6 @@ def ladder(world, rounds, seconds):
     return samples
 
 
-def row(name, text, unit, value, goal=None, at_most=False, **more):
-    met = None
-    if goal is not None:
-        met = value["median"] <= goal if at_most else value["median"] >= goal
-    return {"name": name, "text": text, "unit": unit, **value, "goal": goal,
-            "goalIs": ("atMost" if at_most else "atLeast") if goal is not None else None,
-            "met": met, **more}
-
-
 def me_rows(samples):
     ours = samples["maxbooster"]
     rows = [row("me", "GET /api/auth/me, all guards", "requests/s",
@@ -146,8 +137,9 @@ def bench(world, options):
     peers.install_express(world.out), peers.build_go(world.out)
     say("bench: a stack of its own")
     world.up()
-    say("bench: presigning; audio")
+    say("bench: presigning; guards; audio")
     presign = single.presign(world, options.rounds)
+    guards = single.guards(world, options.rounds)
     sound = audio.run(world, options.rounds, options.long)
     say("bench: the data tier")
     tier = data.run(world, options.rounds)
@@ -159,6 +151,8 @@ def bench(world, options):
     steps = ladder(world, options.rounds, options.seconds)
     say("bench: kept connections")
     summary["kept"] = kept.run(world, SLOT_KEPT, options.rounds, options.kept_seconds)
+    say("bench: overload, beside Express")
+    storms = overload.measure(world, options.overload_seconds)
     if not same_script:
         summary["notes"].append("The API's session script is another than "
                                 "loadtest/peers/session_check.lua, which the peers run.")
@@ -171,21 +165,19 @@ def bench(world, options):
                                measure.figure(steps["health"], "perSecond"), 25000))
     summary["rows"] += memory_rows(memory)
     summary["rows"].append(row("presign", "presigned URLs, one core", "URLs/s", presign, 50000))
+    summary["rows"].append(row("guards", "all guards of a request, above the way without: CPU", "µs", guards, 25,
+                               True))
     summary["rows"] += audio_rows(sound)
     summary["rows"] += data.rows(row, tier)
     summary["rows"] += jobs.rows(row, queue)
+    summary["rows"] += overload.rows(storms)
+    summary["overload"] = storms
     summary["ladder"] = ladder_table(steps, me["maxbooster"])
     summary["samples"] = {**me, **steps}
     summary["queue"] = queue
     summary["machine"]["loadAverageAfter"] = os.getloadavg()[0]
     summary["tookS"] = round(time.monotonic() - began)
     return summary
-
-
-def write(path, text):
-    with open(path + ".new", "w", encoding="utf-8") as f:
-        f.write(text)
-    os.replace(path + ".new", path)
 
 
 def main():
@@ -195,6 +187,7 @@ def main():
     parser.add_argument("--seconds", type=int, default=5, help="of each run")
     parser.add_argument("--kept-seconds", type=int, default=3,
                         help="of each run with kept connections")
+    parser.add_argument("--overload-seconds", type=int, default=10, help="of each storm")
     parser.add_argument("--long", action="store_true",
                         help="convert an hour to every format, not to two")
     options = parser.parse_args()
@@ -210,9 +203,7 @@ def main():
         return 130
     finally:
         world.down()
-    write(os.path.join(out, "summary.json"),
-          json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
-    write(os.path.join(out, "report.html"), report.html(summary))
+    report.write(out, summary)
     print(report.table(summary))
     print(f"\nWritten: {os.path.relpath(out)}/summary.json and report.html ({summary['tookS']} s)")
     return 0

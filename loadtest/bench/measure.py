@@ -76,6 +76,16 @@ def spread(values):
     return {"median": statistics.median(values), "low": min(values), "high": max(values)}
 
 
+def row(name, text, unit, value, goal=None, at_most=False, **more):
+    """A row of the report: a spread beside its goal."""
+    met = None
+    if goal is not None:
+        met = value["median"] <= goal if at_most else value["median"] >= goal
+    return {"name": name, "text": text, "unit": unit, **value, "goal": goal,
+            "goalIs": ("atMost" if at_most else "atLeast") if goal is not None else None,
+            "met": met, **more}
+
+
 def figure(samples, field):
     return spread([s[field] for s in samples])
 

@@ -1,6 +1,8 @@
 """The figures as a table for the terminal, and as one self-contained page of HTML with plots."""
 
 import html as escape_html
+import json
+import os
 
 COLOURS = {"ours": "var(--ours)", "peer": "var(--peer)", "rung": "var(--rung)"}
 
@@ -187,6 +189,25 @@ def kept_html(summary):
     return "".join(out) + "</tbody></table>"
 
 
+def overload_html(summary):
+    storms = summary["overload"]
+    heads = ("who", "class", "asked/s", "answered/s", "refused", "failed", "p50 ms", "p99 ms", "longest ms")
+    out = ["<h2>Overload</h2><p>An open load of multiples of what was answered at most, one route a class; times count "
+           "from when a request should have started. Recovery: from the storm's end until 99 % of a second are "
+           "answered again.</p>"]
+    for ours, theirs in zip(storms["maxbooster"], storms["express"]):
+        out.append(f"<h3>{ours['factor']} × capacity</h3><table><thead><tr>"
+                   + "".join(f"<th>{h}</th>" for h in heads) + "</tr></thead><tbody>")
+        for who, storm in (("maxbooster-api", ours), ("Express, rate-limiter-flexible", theirs)):
+            for name, c in storm["classes"].items():
+                cells = [name.replace("_", " "), number(c["asked"] / storms["seconds"]),
+                         number(c["answered"] / storms["seconds"]), c["refused"], c["failed"],
+                         number(c["p50Ms"]), number(c["p99Ms"]), number(c["maxMs"])]
+                out.append(f"<tr><td>{who}</td>" + "".join(f"<td>{x}</td>" for x in cells) + "</tr>")
+        out.append("</tbody></table>")
+    return "".join(out)
+
+
 def html(summary):
     m, s = summary["machine"], summary["settings"]
     notes = "".join(f"<p class=bad>{text(n)}</p>" for n in summary["notes"])
@@ -210,5 +231,16 @@ read of the user, the same JSON reply (compared byte for byte), one log line.</p
 ten times a second. “For ever” leaves out that nginx hands connections back after 1 s or 500
 requests. Blue is what the stack uses.</p>
 {kept_html(summary)}
+{overload_html(summary)}
 </html>
 """
+
+
+def write(out, summary):
+    """summary.json and report.html, each whole or not at all."""
+    for name, page in (("summary.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n"),
+                       ("report.html", html(summary))):
+        path = os.path.join(out, name)
+        with open(path + ".new", "w", encoding="utf-8") as f:
+            f.write(page)
+        os.replace(path + ".new", path)

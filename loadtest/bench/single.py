@@ -1,4 +1,4 @@
-"""Benchmarks without load: presigning; and what audio.py needs: a track, and the times of a program."""
+"""Benchmarks without load: presigning, guards; and what audio.py needs: a track, and the times of a program."""
 
 import json
 import os
@@ -24,6 +24,20 @@ def presign(world, rounds):
         if done.returncode != 0:
             raise Refusal(f"bench-presign failed: {done.stderr}")
         found.append(json.loads(done.stdout)["urlsPerCpuSecond"])
+    return spread(found)
+
+
+def guards(world, rounds):
+    """CPU time of the guards of one request in microseconds, each round: (above the bare way, all)."""
+    found = []
+    for _ in range(rounds):
+        done = subprocess.run(
+            [os.path.join(world.build, "bin/bench-guards"), world.tokens[0], "3"],
+            env={**os.environ, "CONFIG_FILE": world.place.path("stack.env")},
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise Refusal(f"bench-guards failed: {done.stderr}")
+        found.append(json.loads(done.stdout)["guardsUs"])
     return spread(found)
 
 
