@@ -68,8 +68,9 @@ def is_whole_run(config):
             and not getattr(option, "lf", False) and folders == {pathlib.Path(__file__).resolve().parent})
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session, exitstatus):
-    """Judge the record of a whole run."""
+    """Judge the record of a whole run, when its fixtures are gone."""
     config = session.config
     if is_worker(config):
         return

@@ -158,6 +158,8 @@ class Stack:
 
     def note_fired(self):
         """Into the record: which metrics and log fields of this stack have fired by now."""
+        if not (self.folder / "conf/programs.json").exists():
+            return  # somebody else has dropped it
         with contextlib.suppress(OSError, AssertionError):
             self.metrics_of_instances()
         for program in self.programs_of("worker") + self.programs_of("scheduler"):
