@@ -222,6 +222,9 @@ def test_cancelling_forgets_a_waiting_job_and_tells_the_holder_of_a_running_one(
     got = driver("fetch", "audio", "w", 1, "*")
     lease = got["leases"][0]
     driver("cancel", "audio-convert", lease["job"])
+    assert driver("stops", "other", 1)["token"] == ""
+    assert driver("stops", "w", 1000)["token"] == lease["token"], "without a heartbeat"
+    assert driver("stops", "w", 1)["token"] == "", "told once"
     assert beat(driver, lease, got["epoch"]) == "cancelled"
     driver.finish(lease, "retry", 0)
     assert driver("stats", "audio")["known"] == 0

@@ -16,7 +16,7 @@
 #include "lib/str.h"
 
 enum {
-    WATCH_MS = 50, /* half of what media_watch is promised */
+    WATCH_MS = 20, /* the rest of what media_watch is promised is for the machine */
     IN_BLOCK_COLD =
         256 << 10,  /* a jump: headers and tags are small, so do not fetch a whole block */
     CPU_SLACK_S = 2 /* RLIMIT_CPU is the second line behind the time limit */

@@ -49,7 +49,7 @@ struct media_sink {
     void *context;
 };
 
-/* Told at least every 100 ms while a child works (unless a source or sink call takes longer);
+/* Told at least every 50 ms while a child works (unless a source or sink call takes longer);
  * false ends the child (ERR_CONFLICT: cancelled, lease lost). */
 struct media_watch {
     bool (*progress)(void *context, int percent);

@@ -18,6 +18,9 @@ static struct redis_script script_finish = {.name = "queue_finish", .source = qu
 static struct redis_script script_cancel = {.name = "queue_cancel", .source = queue_cancel_lua};
 static struct redis_script script_stats = {.name = "queue_stats", .source = queue_stats_lua};
 
+/* For the worker's next look; of one that has ended nothing shall stay. */
+#define STOPS_KEPT_MS "10000"
+
 static enum err no_queue(struct scope *sc, const char *queue)
 {
     return scope_fail(sc, ERR_INTERNAL, "queue: no queue %s", queue);
@@ -229,6 +232,11 @@ enum err queue_fetch(struct scope *sc, const struct queue_want *want, struct que
     return read_got(sc, &reply, token, got_out);
 }
 
+static const char *seconds(struct scope *sc, int64_t ms)
+{
+    return arena_printf(sc->arena, "%lld.%03d", (long long)(ms / 1000), (int)(ms % 1000));
+}
+
 enum err queue_wait(struct scope *sc, const char *queue, int partition, int64_t wait_ms)
 {
     const struct queue_keys *k = queue_keys_find(queue, partition);
@@ -241,8 +249,7 @@ enum err queue_wait(struct scope *sc, const char *queue, int partition, int64_t 
     wait_ms = wait_ms < 1 ? 1 : wait_ms; /* 0 would wait for ever */
     redis_arg(&args, "BLPOP");
     redis_arg(&args, k->wake);
-    redis_arg(&args, arena_printf(sc->arena, "%lld.%03d", (long long)(wait_ms / 1000),
-                                  (int)(wait_ms % 1000)));
+    redis_arg(&args, seconds(sc, wait_ms));
     return redis_wait(sc, k->wake, &args, wait_ms, &reply);
 }
 
@@ -337,6 +344,24 @@ enum err queue_finish(struct scope *sc, const char *queue, int partition,
     return redis_eval(sc, &script_finish, &keys, &args, &reply);
 }
 
+/* A list for each worker process, on a node that its own id decides. */
+static const char *stops_key(struct scope *sc, const char *worker, size_t len)
+{
+    return arena_printf(sc->arena, "stop:{%.*s}", (int)len, worker);
+}
+
+/* The first part of a token is the worker's id. */
+static enum err tell_holder(struct scope *sc, const char *token)
+{
+    const char *list = stops_key(sc, token, strcspn(token, "."));
+    struct redis_pipeline *p = redis_pipeline_make(sc, list);
+    struct redis_reply *replies;
+
+    redis_pipeline_add(p, "RPUSH", list, token, NULL);
+    redis_pipeline_add(p, "PEXPIRE", list, STOPS_KEPT_MS, NULL);
+    return redis_pipeline_run(sc, p, &replies);
+}
+
 enum err queue_cancel(struct scope *sc, enum job_kind kind, struct id job)
 {
     const struct queue_keys *k = queue_keys(kind, queue_partition_of(job));
@@ -350,7 +375,28 @@ enum err queue_cancel(struct scope *sc, enum job_kind kind, struct id job)
     redis_arg(&keys, k->ready);
     redis_arg(&args, id_text(sc->arena, job));
     redis_arg(&args, job_type(kind)->name);
-    return redis_eval(sc, &script_cancel, &keys, &args, &reply);
+    TRY(redis_eval(sc, &script_cancel, &keys, &args, &reply));
+    return reply.kind == REDIS_TEXT ? tell_holder(sc, reply.text) : OK;
+}
+
+enum err queue_stops(struct scope *sc, const char *worker, int64_t wait_ms,
+                     char token_out[QUEUE_TOKEN_SIZE])
+{
+    const char *list = stops_key(sc, worker, strlen(worker));
+    struct redis_args args = {0};
+    struct redis_reply reply;
+
+    token_out[0] = '\0';
+    wait_ms = wait_ms < 1 ? 1 : wait_ms; /* 0 would wait for ever */
+    redis_arg(&args, "BLPOP");
+    redis_arg(&args, list);
+    redis_arg(&args, seconds(sc, wait_ms));
+    TRY(redis_wait(sc, list, &args, wait_ms, &reply));
+    if (reply.kind != REDIS_NIL && (reply.kind != REDIS_LIST || reply.n_items != 2 ||
+                                    !read_text(&reply.items[1], token_out, QUEUE_TOKEN_SIZE))) {
+        return odd_reply(sc, "stops");
+    }
+    return OK;
 }
 
 static enum err add_stats(struct scope *sc, const char *queue, int partition,

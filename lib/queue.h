@@ -156,8 +156,14 @@ MUST_USE enum err queue_finish(struct scope *sc, const char *queue, int partitio
                                int64_t delay_ms);
 
 /* Take a job out, once its row is cancelled. A waiting one is forgotten; the holder of a running
- * one learns of it with its next heartbeat. OK for an unknown job. */
+ * one is told at once (queue_stops()), and should that be lost, by its next heartbeat. OK for an
+ * unknown job. */
 MUST_USE enum err queue_cancel(struct scope *sc, enum job_kind kind, struct id job);
+
+/* Sleep until a job that the worker of that id holds is to be stopped, at most wait_ms. token_out
+ * is that of its lease, or "". */
+MUST_USE enum err queue_stops(struct scope *sc, const char *worker, int64_t wait_ms,
+                              char token_out[QUEUE_TOKEN_SIZE]);
 
 struct queue_stats {
     bool paused;

@@ -1,5 +1,5 @@
 -- KEYS jobs meta delayed flows ready; ARGV id, type.
--- Reply: the state it was in, nil where it is unknown.
+-- Reply: the token of the lease that holds it; nil where nobody does.
 local jobs, meta, delayed, flows, ready = unpack(KEYS)
 local id = ARGV[1]
 local rec = call('HGET', jobs, id)
@@ -13,7 +13,7 @@ if not kind then
 end
 if state == 'l' or state == 'c' then
     call('HSET', jobs, id, record(kind, user, 'c', token))
-    return state
+    return token
 end
 if state == 'd' then
     call('ZREM', delayed, id)
@@ -32,4 +32,4 @@ elseif kind == ARGV[2] then
     end
 end
 call('HDEL', jobs, id)
-return state
+return false

@@ -256,6 +256,11 @@ static void run(struct scope *sc, char **w, int n)
         do_finish(sc, w);
     } else if (n == 3 && strcmp(w[0], "cancel") == 0) {
         print_err(queue_cancel(sc, kind_of(w[1]), id_of(w[2])), sc);
+    } else if (n == 3 && strcmp(w[0], "stops") == 0) {
+        char token[QUEUE_TOKEN_SIZE];
+        enum err e = queue_stops(sc, w[1], number_of(w[2]), token);
+
+        printf("{\"ok\":%s,\"token\":\"%s\"}\n", e == OK ? "true" : "false", token);
     } else if (n == 8 && strcmp(w[0], "promise") == 0) {
         do_promise(sc, w);
     } else if (n == 7 && strcmp(w[0], "flow") == 0) {

@@ -16,6 +16,10 @@
 #include "queries.h"
 #include "workers/worker.h"
 
+enum {
+    STOPS_WAIT_MS = 500, /* what a closing worker may still wait for its listener */
+    STOPS_PAUSE_MS = 1000
+};
 enum { REPORT_MS = 500, REPORT_LIMIT_MS = 2000, BEAT_ARENA_BYTES = 262144 };
 
 struct slot {
@@ -36,7 +40,7 @@ static size_t n_slots;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t closing = PTHREAD_COND_INITIALIZER;
 static bool is_closing;
-static pthread_t beater, reporter;
+static pthread_t beater, reporter, listener;
 
 void roll_open(size_t n)
 {
@@ -210,6 +214,42 @@ static void *beat(void *unused)
     return NULL;
 }
 
+static void stop_lease(const char *token)
+{
+    size_t i;
+
+    pthread_mutex_lock(&lock);
+    for (i = 0; i < n_slots; i++) {
+        if (slots[i].used && strcmp(slots[i].lease.token, token) == 0) {
+            stop_slot(&slots[i], STOP_CANCELLED);
+        }
+    }
+    pthread_mutex_unlock(&lock);
+}
+
+/* A cancelled job's child is ended at once; heartbeats would find out too, but later. */
+static void *listen_for_stops(void *worker)
+{
+    struct arena *arena = arena_open(BEAT_ARENA_BYTES);
+    enum err e = OK;
+
+    while (rest(e == OK ? 0 : STOPS_PAUSE_MS)) {
+        char token[QUEUE_TOKEN_SIZE];
+        struct scope sc;
+
+        arena_reset(arena);
+        scope_init(&sc, arena, STOPS_WAIT_MS + config()->redis_timeout_ms);
+        e = queue_stops(&sc, worker, STOPS_WAIT_MS, token);
+        if (e == OK && token[0] != '\0') {
+            stop_lease(token);
+        }
+        scope_done(&sc);
+    }
+    redis_thread_done();
+    arena_close(&arena);
+    return NULL;
+}
+
 struct row_state {
     const char *status;
     int64_t fence;
@@ -366,10 +406,11 @@ static void *report(void *unused)
     return NULL;
 }
 
-void roll_start(void)
+void roll_start(char *worker)
 {
     if (pthread_create(&beater, NULL, beat, NULL) != 0 ||
-        pthread_create(&reporter, NULL, report, NULL) != 0) {
+        pthread_create(&reporter, NULL, report, NULL) != 0 ||
+        pthread_create(&listener, NULL, listen_for_stops, worker) != 0) {
         fputs("maxbooster-worker: a thread does not start\n", stderr);
         exit(EXIT_FAILURE);
     }
@@ -383,4 +424,5 @@ void roll_close(void)
     pthread_mutex_unlock(&lock);
     pthread_join(beater, NULL);
     pthread_join(reporter, NULL);
+    pthread_join(listener, NULL);
 }

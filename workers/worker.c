@@ -219,7 +219,7 @@ int worker_run(const char *list)
     crypto_random(random, sizeof(random));
     hex_encode(random, sizeof(random), worker_id);
     roll_open(n_threads + 1);
-    roll_start();
+    roll_start(worker_id);
     figures_threads(n_threads);
     if (!start(servers, pools, n_pools)) {
         fputs("maxbooster-worker: a thread does not start\n", stderr);

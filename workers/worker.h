@@ -73,10 +73,11 @@ void roll_interrupt(enum stop why);
 /* Number of slots in use. */
 size_t roll_busy(void);
 
-/* Start the beating and the reporting thread. They run until roll_close(). */
-void roll_start(void);
+/* Start the beating and the reporting thread, and one that listens for what is cancelled. They run
+ * until roll_close(). worker: the id of the process, as in struct queue_want; it must last. */
+void roll_start(char *worker);
 
-/* End both threads. */
+/* End the threads. Blocks up to half a second. */
 void roll_close(void);
 
 /* One attempt of a leased job, from the claim to its end, in the calling thread. False: a
