@@ -40,6 +40,7 @@ def user(private):
     yield account
     private.wait_ready()
     wait_steady(account.client)
+    audio.end_jobs(account.client)  # an hour's analysis would keep the next tests waiting
     account.close()
 
 

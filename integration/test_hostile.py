@@ -6,7 +6,6 @@ import random
 import signal
 import struct
 import subprocess
-import time
 
 import pytest
 
@@ -183,39 +182,45 @@ def media_children(stack):
     return found
 
 
-def begin(private, operation="convert", **params):
-    """A user, his long job, and its child."""
+@pytest.fixture
+def begin(private):
+    """Starts a long job: its user, its id, and its child, which is the only one."""
     user = private.user()
-    file = audio.upload(user.client, "music.mp3", tracks.music())
-    audio.analysed(user.client, file["id"])
-    parts = [{"fileId": file["id"], "offsetMs": 290000 * i} for i in range(8)]
-    body = {"tracks": parts} if operation == "mix" else {"fileId": file["id"]}
-    job = user.client.post(f"/api/audio/{operation}", {**body, "format": "opus", **params}, expect=202).json["jobId"]
-    (child,) = wait_until(lambda: media_children(private), 60, "the child", every=0.01)
-    return user, job, child
+
+    def begun(operation="convert"):
+        file = audio.upload(user.client, "music.mp3", tracks.music())
+        audio.end_jobs(user.client)  # the analysis
+        wait_until(lambda: not media_children(private), 60, "the workers to be idle", every=0.05)
+        parts = [{"fileId": file["id"], "offsetMs": 290000 * i} for i in range(8)]
+        body = {"tracks": parts} if operation == "mix" else {"fileId": file["id"]}
+        job = user.client.post(f"/api/audio/{operation}", {**body, "format": "opus"}, expect=202).json["jobId"]
+        (child,) = wait_until(lambda: media_children(private), 60, "the child", every=0.01)
+        return user, job, child
+    yield begun
+    audio.end_jobs(user.client)
+    user.close()
 
 
 @pytest.mark.slow
 @pytest.mark.fault
 @pytest.mark.xdist_group("private")
-def test_a_child_that_crashes_costs_an_attempt_and_no_worker(private):
+def test_a_child_that_crashes_costs_an_attempt_and_no_worker(private, begin):
     worker = private.main_process("worker").pid
-    user, job, child = begin(private)
+    user, job, child = begin()
     os.kill(child, signal.SIGSEGV)
     told = wait_until(lambda: (lambda j: j if j["attempts"] == 2 else None)(
         user.client.get(f"/api/jobs/{job}").json), 30, "a second attempt", every=0.05)
     assert told["status"] in ("processing", "completed")
-    user.client.delete(f"/api/jobs/{job}", expect=204)
     assert private.main_process("worker").pid == worker
 
 
 @pytest.mark.slow
 @pytest.mark.fault
 @pytest.mark.xdist_group("private")
-def test_a_child_that_hangs_costs_a_job_and_no_worker(private):
+def test_a_child_that_hangs_costs_a_job_and_no_worker(private, begin):
     """The mix has three seconds here, each time."""
     worker = private.main_process("worker").pid
-    user, job, child = begin(private, "mix")
+    user, job, child = begin("mix")
     os.kill(child, signal.SIGSTOP)
     told = audio.wait_job(user.client, job, wanted=("failed",))
     assert (told["error"]["code"], told["attempts"]) == ("timed_out", 4)
@@ -228,12 +233,10 @@ def test_a_child_that_hangs_costs_a_job_and_no_worker(private):
 @pytest.mark.slow
 @pytest.mark.fault
 @pytest.mark.xdist_group("private")
-def test_cancelling_over_http_ends_the_child_and_leaves_nothing(private):
-    user, job, child = begin(private)
-    began = time.monotonic()
+def test_cancelling_over_http_ends_the_child_and_leaves_nothing(private, begin):
+    user, job, child = begin()
     user.client.delete(f"/api/jobs/{job}", expect=204)
     wait_until(lambda: child not in media_children(private), 10, "the child's end", every=0.005)
-    print(f"the child ended {(time.monotonic() - began) * 1000:.0f} ms after the request")
     assert user.client.get(f"/api/jobs/{job}", expect=200).json["status"] == "cancelled"
     origins = [f["origin"] for f in user.client.get("/api/audio").json["items"]]
     assert origins == ["upload"]

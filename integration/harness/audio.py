@@ -69,6 +69,13 @@ def wait_job(client, job_id, seconds=JOB_S, wanted=("completed",)):
     return job
 
 
+def end_jobs(client):
+    """Cancel all of a user's jobs that have not ended, so that they keep no worker from others."""
+    for job in client.get("/api/jobs?limit=100", expect=200).json["items"]:
+        if job["status"] in ("queued", "processing"):
+            client.delete(f"/api/jobs/{job['jobId']}", expect=(204, 409))
+
+
 def download(url, headers=None):
     """The bytes behind a presigned URL."""
     reply = requests.get(url, timeout=60, headers=headers or {})
