@@ -176,9 +176,11 @@ static enum media_fault tell_waveform(struct analyse *w, size_t at)
     char *to = w->op->result + at;
     size_t room = sizeof(w->op->result) - at - 1;
     enum media_fault f = MEDIA_OK;
+    bool again;
 
     if (w->waveform != NULL) {
-        f = waveform_write(w->waveform, to, room);
+        f = waveform_end(w->waveform, &again);
+        waveform_tell(w->waveform, to, room);
     } else {
         (void)snprintf(to, room, "null");
     }
@@ -222,7 +224,7 @@ enum media_fault op_analyse(struct op *op)
         return MEDIA_FAULT_MEMORY;
     }
     w->op = op;
-    f = waveform_open(op, &w->waveform);
+    f = waveform_open(op, false, &w->waveform);
     if (f == MEDIA_OK) {
         f = input_open(op->link, 0, op->start->sizes[0], op->start->duration_max_s, &w->in);
     }

@@ -202,6 +202,19 @@ bool zoom_end(struct zoom *z)
     return z->count == 0 || zoom_append(z);
 }
 
+void zoom_shrink(struct zoom *z)
+{
+    free(z->data);
+    z->data = NULL;
+    z->room = 0;
+}
+
+void zoom_restart(struct zoom *z)
+{
+    z->length = 0;
+    zoom_reset(z);
+}
+
 void zoom_done(struct zoom *z)
 {
     free(z->data);

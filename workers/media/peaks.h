@@ -49,6 +49,12 @@ bool zoom_add(struct zoom *z, const int16_t *const *channels, size_t len);
 /* Close the last run. False: no memory. */
 bool zoom_end(struct zoom *z);
 
+/* Give back the room of a list that has been emptied (length 0). */
+void zoom_shrink(struct zoom *z);
+
+/* Begin again with nothing. */
+void zoom_restart(struct zoom *z);
+
 /* Free the list. */
 void zoom_done(struct zoom *z);
 

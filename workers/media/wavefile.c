@@ -41,19 +41,27 @@ static size_t values(const struct wavefile *w)
     return w->zoom->length * w->zoom->n_channels * 2;
 }
 
-void wavefile_dat(const struct wavefile *w, wavefile_write *write, void *context)
+void wavefile_dat_head(const struct wavefile *w, uint32_t runs, wavefile_write *write,
+                       void *context)
 {
     struct piece p = {.write = write, .context = context};
-    size_t i, n = values(w);
 
     put_u32(&p, (uint32_t)w->version);
     put_u32(&p, w->bits == 8 ? 1 : 0);
     put_u32(&p, (uint32_t)w->sample_rate);
     put_u32(&p, (uint32_t)w->zoom->samples_per_pixel);
-    put_u32(&p, (uint32_t)w->zoom->length);
+    put_u32(&p, runs);
     if (w->version == 2) {
         put_u32(&p, (uint32_t)w->zoom->n_channels);
     }
+    flush(&p);
+}
+
+void wavefile_dat_data(const struct wavefile *w, wavefile_write *write, void *context)
+{
+    struct piece p = {.write = write, .context = context};
+    size_t i, n = values(w);
+
     for (i = 0; i < n; i++) {
         int16_t value = w->zoom->data[i];
 
@@ -68,6 +76,12 @@ void wavefile_dat(const struct wavefile *w, wavefile_write *write, void *context
         }
     }
     flush(&p);
+}
+
+void wavefile_dat(const struct wavefile *w, wavefile_write *write, void *context)
+{
+    wavefile_dat_head(w, (uint32_t)w->zoom->length, write, context);
+    wavefile_dat_data(w, write, context);
 }
 
 /* printf() would be most of the time that a waveform takes. */
@@ -93,21 +107,40 @@ static void put_number(struct piece *p, int value, char before)
     p->len += at;
 }
 
-void wavefile_json(const struct wavefile *w, wavefile_write *write, void *context)
+void wavefile_json_head(const struct wavefile *w, uint32_t runs, wavefile_write *write,
+                        void *context)
+{
+    char head[192];
+    int len = snprintf(head, sizeof(head),
+                       "{\"version\":2,\"channels\":%zu,\"sample_rate\":%lld,"
+                       "\"samples_per_pixel\":%lld,\"bits\":%d,\"length\":%u,\"data\":[",
+                       w->zoom->n_channels, (long long)w->sample_rate,
+                       (long long)w->zoom->samples_per_pixel, w->bits, runs);
+
+    write(context, head, (size_t)len);
+}
+
+void wavefile_json_data(const struct wavefile *w, bool is_first, wavefile_write *write,
+                        void *context)
 {
     struct piece p = {.write = write, .context = context};
     size_t i, n = values(w);
     int divisor = w->bits == 8 ? 256 : 1;
 
-    p.len = (size_t)snprintf(p.data, sizeof(p.data),
-                             "{\"version\":2,\"channels\":%zu,\"sample_rate\":%lld,"
-                             "\"samples_per_pixel\":%lld,\"bits\":%d,\"length\":%zu,\"data\":[",
-                             w->zoom->n_channels, (long long)w->sample_rate,
-                             (long long)w->zoom->samples_per_pixel, w->bits, w->zoom->length);
     for (i = 0; i < n; i++) {
-        put_number(&p, w->zoom->data[i] / divisor, i == 0 ? '\0' : ',');
+        put_number(&p, w->zoom->data[i] / divisor, i == 0 && is_first ? '\0' : ',');
     }
-    memcpy(reserve(&p, 3), "]}\n", 3);
-    p.len += 3;
     flush(&p);
+}
+
+void wavefile_json_tail(wavefile_write *write, void *context)
+{
+    write(context, "]}\n", 3);
+}
+
+void wavefile_json(const struct wavefile *w, wavefile_write *write, void *context)
+{
+    wavefile_json_head(w, (uint32_t)w->zoom->length, write, context);
+    wavefile_json_data(w, true, write, context);
+    wavefile_json_tail(write, context);
 }

@@ -1,5 +1,10 @@
-/* Frames are brought to 16 bits block by block, in the cache, and forgotten. */
+/* Frames are brought to 16 bits block by block, in the cache, and forgotten. Peaks are held until
+ * the end, where they are written file by file, as long as they are few. The zoom that holds most
+ * is written as it goes when they become too many: its .dat while the file is decoded, and its
+ * JSON, which begins with the number of runs, while it is decoded once more. */
 #include "workers/media/waveform.h"
+
+#include <endian.h>
 
 #include <libavutil/samplefmt.h>
 
@@ -14,9 +19,13 @@ enum {
     PIXELS_PER_SECOND_MAX = 100000,
     WIDTH_DEFAULT = 1800,
     HEIGHT_DEFAULT = 280,
-    PEAKS_BYTES_MAX =
-        192 << 20 /* of all zooms; 8 h of stereo at 48 kHz, zoom 256, per channel are 43 MB */
+    HELD_BYTES_MAX = 24 << 20,   /* of all zooms; 8 h at 48 kHz and zoom 256 are 21.6 MiB */
+    PEAKS_BYTES_MAX = 192 << 20, /* of all zooms, held or written */
+    STREAM_RUNS = 16384          /* written at once */
 };
+
+/* What is done with a zoom's runs. */
+enum zoom_way { HOLD, STREAM_DAT, STREAM_JSON, LEAVE };
 
 struct waveform {
     struct op *op;
@@ -28,12 +37,16 @@ struct waveform {
     struct picture picture;
     size_t n_channels; /* of the input */
     struct zoom zooms[ZOOMS_MAX];
+    enum zoom_way ways[ZOOMS_MAX];
+    uint32_t runs[ZOOMS_MAX];     /* STREAM_DAT: as far as they are known; later: of the whole */
+    uint32_t streamed[ZOOMS_MAX]; /* of them, in this decode */
+    bool may_stream, is_second;   /* the second decode, for JSON */
     struct outline outline;
     int16_t planes[PEAKS_CHANNELS_MAX][PEAKS_BLOCK];
     int16_t mono[PEAKS_BLOCK];
-    uint32_t output; /* next number */
-    char *result;    /* where the files are listed, with room for so many bytes */
-    size_t result_size, result_len;
+    uint32_t output; /* being written: zoom i's .dat is 2i, its .json 2i + 1, the picture last */
+    int64_t samples; /* once all are decoded */
+    int sample_rate;
 };
 
 static enum media_fault bad(struct op *op, const char *param)
@@ -181,31 +194,14 @@ static enum media_fault add_block(struct waveform *w, const AVFrame *frame, size
         channels[0] = w->mono;
     }
     for (i = 0; i < w->n_zooms; i++) {
-        if (!zoom_add(&w->zooms[i], channels, len)) {
+        if (w->ways[i] != LEAVE && !zoom_add(&w->zooms[i], channels, len)) {
             return MEDIA_FAULT_MEMORY;
         }
     }
-    outline_add(&w->outline, channels, len);
+    if (!w->is_second) {
+        outline_add(&w->outline, channels, len);
+    }
     return MEDIA_OK;
-}
-
-enum media_fault waveform_add(struct waveform *w, const struct input *in, const AVFrame *frame)
-{
-    size_t at, len, total = (size_t)frame->nb_samples, i, bytes = 0;
-    enum media_fault f = MEDIA_OK;
-
-    if (w->in == NULL) {
-        w->in = in;
-        f = prepare(w);
-    }
-    for (at = 0; f == MEDIA_OK && at < total; at += len) {
-        len = total - at < PEAKS_BLOCK ? total - at : PEAKS_BLOCK;
-        f = add_block(w, frame, at, len);
-    }
-    for (i = 0; i < w->n_zooms; i++) {
-        bytes += w->zooms[i].length * w->zooms[i].n_channels * 4;
-    }
-    return f == MEDIA_OK && bytes > PEAKS_BYTES_MAX ? MEDIA_FAULT_RESULT_SIZE : f;
 }
 
 static void on_data(void *context, const void *data, size_t len)
@@ -215,53 +211,225 @@ static void on_data(void *context, const void *data, size_t len)
     link_write(w->op->link, w->output, data, len);
 }
 
-/* The current output is written: name it in the result. */
-static void finish_output(struct waveform *w, const char *format, int64_t samples_per_pixel)
+static struct wavefile file_of(const struct waveform *w, size_t i)
 {
-    char *to = w->result + w->result_len;
-    size_t room = w->result_size - w->result_len;
-    int len = snprintf(to, room, "%s{\"output\":%u,\"format\":\"%s\",\"samplesPerPixel\":%lld}",
-                       w->output > 0 ? "," : "", w->output, format, (long long)samples_per_pixel);
-
-    w->result_len += (size_t)len < room ? (size_t)len : 0;
-    link_finish(w->op->link, w->output++);
+    return (struct wavefile){.zoom = &w->zooms[i],
+                             .sample_rate = input_info(w->in)->sample_rate,
+                             .bits = (int)w->bits,
+                             .version = (int)w->version};
 }
 
-enum media_fault waveform_write(struct waveform *w, char *result, size_t size)
+/* ---- what is too much to hold ---- */
+
+/* Write what zoom i holds, and let go of it. */
+static void stream(struct waveform *w, size_t i)
+{
+    const struct wavefile file = file_of(w, i);
+
+    if (w->ways[i] == STREAM_DAT) {
+        w->output = 2 * (uint32_t)i;
+        wavefile_dat_data(&file, on_data, w);
+    } else {
+        w->output = 2 * (uint32_t)i + 1;
+        wavefile_json_data(&file, w->streamed[i] == 0, on_data, w);
+    }
+    w->streamed[i] += (uint32_t)w->zooms[i].length;
+    w->zooms[i].length = 0;
+}
+
+/* From now on zoom i is written as it goes. Its head says how many runs there will be, as far as
+ * the input's headers tell; the end corrects it where they were wrong. */
+static void begin_stream(struct waveform *w, size_t i)
 {
     const struct input_info *info = input_info(w->in);
-    int64_t samples = input_samples(w->in);
-    size_t i;
+    const struct wavefile file = file_of(w, i);
+    int64_t samples = info->samples >= 0 ? info->samples : 0, per_run = w->samples_per_pixel[i];
 
-    w->result = result;
-    w->result_size = size;
-    w->result_len = (size_t)snprintf(
-        result, size, "{\"durationMs\":%lld,\"sampleRate\":%d,\"channels\":%d,\"files\":[",
-        (long long)((samples * 1000 + info->sample_rate / 2) / info->sample_rate),
-        info->sample_rate, info->channels);
+    w->ways[i] = STREAM_DAT;
+    w->runs[i] = (uint32_t)((samples + per_run - 1) / per_run);
+    w->output = 2 * (uint32_t)i;
+    wavefile_dat_head(&file, w->runs[i], on_data, w);
+    stream(w, i);
+    zoom_shrink(&w->zooms[i]);
+}
+
+static size_t run_bytes(const struct zoom *z)
+{
+    return z->n_channels * 2 * sizeof(*z->data);
+}
+
+/* Keep within bounds what is held and what becomes of it all. */
+static enum media_fault look_at_size(struct waveform *w)
+{
+    size_t i, most = 0, held = 0, all = 0;
+
     for (i = 0; i < w->n_zooms; i++) {
-        const struct wavefile file = {.zoom = &w->zooms[i],
-                                      .sample_rate = info->sample_rate,
-                                      .bits = (int)w->bits,
-                                      .version = (int)w->version};
+        const struct zoom *z = &w->zooms[i];
 
-        if (!zoom_end(&w->zooms[i])) {
-            return MEDIA_FAULT_MEMORY;
+        if (w->ways[i] == STREAM_DAT || w->ways[i] == STREAM_JSON) {
+            if (z->length >= STREAM_RUNS) {
+                stream(w, i);
+            }
+        } else {
+            held += z->length * run_bytes(z);
+            most = z->length * run_bytes(z) > w->zooms[most].length * run_bytes(&w->zooms[most])
+                       ? i
+                       : most;
         }
-        wavefile_dat(&file, on_data, w);
-        finish_output(w, "dat", file.zoom->samples_per_pixel);
-        wavefile_json(&file, on_data, w);
-        finish_output(w, "json", file.zoom->samples_per_pixel);
+        all += (z->length + w->streamed[i]) * run_bytes(z);
     }
-    if (!picture_draw(&w->picture, &w->outline, on_data, w)) {
-        return MEDIA_FAULT_MEMORY;
+    if (all > PEAKS_BYTES_MAX || (held > HELD_BYTES_MAX && !w->may_stream)) {
+        return MEDIA_FAULT_RESULT_SIZE;
     }
-    finish_output(w, "png", (samples + w->picture.width - 1) / w->picture.width);
-    (void)snprintf(result + w->result_len, size - w->result_len, "]}");
+    if (held > HELD_BYTES_MAX) {
+        begin_stream(w, most);
+    }
     return MEDIA_OK;
 }
 
-enum media_fault waveform_open(struct op *op, struct waveform **waveform_out)
+enum media_fault waveform_add(struct waveform *w, const struct input *in, const AVFrame *frame)
+{
+    size_t at, len, total = (size_t)frame->nb_samples;
+    enum media_fault f = MEDIA_OK;
+
+    if (w->in == NULL) {
+        w->in = in;
+        f = w->is_second ? MEDIA_OK : prepare(w);
+    }
+    for (at = 0; f == MEDIA_OK && at < total; at += len) {
+        len = total - at < PEAKS_BLOCK ? total - at : PEAKS_BLOCK;
+        f = add_block(w, frame, at, len);
+    }
+    return f == MEDIA_OK ? look_at_size(w) : f;
+}
+
+/* The end of a zoom that was written as it went. */
+static enum media_fault end_stream(struct waveform *w, size_t i)
+{
+    uint32_t le;
+
+    stream(w, i);
+    if (w->ways[i] == STREAM_JSON) {
+        wavefile_json_tail(on_data, w);
+    } else if (w->streamed[i] != w->runs[i]) {
+        le = htole32(w->streamed[i]);
+        link_rewrite(w->op->link, w->output, WAVEFILE_DAT_LENGTH_AT, &le, sizeof(le));
+    }
+    link_finish(w->op->link, w->output);
+    if (w->ways[i] == STREAM_JSON && w->streamed[i] != w->runs[i]) {
+        return MEDIA_FAULT_INTERNAL; /* it was decoded otherwise than before */
+    }
+    w->runs[i] = w->streamed[i];
+    return MEDIA_OK;
+}
+
+/* Write the files of a zoom that is held. */
+static void write_held(struct waveform *w, size_t i)
+{
+    const struct wavefile file = file_of(w, i);
+
+    w->output = 2 * (uint32_t)i;
+    wavefile_dat(&file, on_data, w);
+    link_finish(w->op->link, w->output);
+    w->output++;
+    wavefile_json(&file, on_data, w);
+    link_finish(w->op->link, w->output);
+}
+
+static enum media_fault write_picture(struct waveform *w)
+{
+    w->output = 2 * (uint32_t)w->n_zooms;
+    if (!picture_draw(&w->picture, &w->outline, on_data, w)) {
+        return MEDIA_FAULT_MEMORY;
+    }
+    link_finish(w->op->link, w->output);
+    return MEDIA_OK;
+}
+
+/* Get ready to decode once more for the JSON of what was streamed. */
+static void begin_second(struct waveform *w)
+{
+    size_t i;
+
+    w->is_second = true;
+    for (i = 0; i < w->n_zooms; i++) {
+        if (w->ways[i] == STREAM_DAT) {
+            const struct wavefile file = file_of(w, i);
+
+            zoom_restart(&w->zooms[i]);
+            w->ways[i] = STREAM_JSON;
+            w->streamed[i] = 0;
+            w->output = 2 * (uint32_t)i + 1;
+            wavefile_json_head(&file, w->runs[i], on_data, w);
+        } else {
+            zoom_done(&w->zooms[i]);
+            w->ways[i] = LEAVE;
+        }
+    }
+    w->in = NULL;
+}
+
+enum media_fault waveform_end(struct waveform *w, bool *again_out)
+{
+    enum media_fault f = MEDIA_OK;
+    bool any = false;
+    size_t i;
+
+    for (i = 0; f == MEDIA_OK && i < w->n_zooms; i++) {
+        if (w->ways[i] != LEAVE && !zoom_end(&w->zooms[i])) {
+            f = MEDIA_FAULT_MEMORY;
+        } else if (w->ways[i] == HOLD) {
+            write_held(w, i);
+        } else if (w->ways[i] != LEAVE) {
+            any = true;
+            f = end_stream(w, i);
+        }
+    }
+    *again_out = any && !w->is_second;
+    if (f == MEDIA_OK && !w->is_second) {
+        w->samples = input_samples(w->in);
+        w->sample_rate = input_info(w->in)->sample_rate;
+        f = write_picture(w);
+    }
+    if (f == MEDIA_OK && *again_out) {
+        begin_second(w);
+    }
+    return f;
+}
+
+int waveform_percent(const struct waveform *w, int percent)
+{
+    size_t i;
+
+    for (i = 0; i < w->n_zooms; i++) {
+        if (w->ways[i] == STREAM_DAT) {
+            return percent / 2;
+        }
+    }
+    return w->is_second ? 50 + percent / 2 : percent;
+}
+
+void waveform_tell(const struct waveform *w, char *result, size_t size)
+{
+    size_t i, at;
+
+    at = (size_t)snprintf(result, size,
+                          "{\"durationMs\":%lld,\"sampleRate\":%d,\"channels\":%zu,\"files\":[",
+                          (long long)((w->samples * 1000 + w->sample_rate / 2) / w->sample_rate),
+                          w->sample_rate, w->n_channels);
+    for (i = 0; i < 2 * w->n_zooms && at < size; i++) {
+        at += (size_t)snprintf(result + at, size - at,
+                               "{\"output\":%zu,\"format\":\"%s\",\"samplesPerPixel\":%lld},", i,
+                               i % 2 == 0 ? "dat" : "json", (long long)w->samples_per_pixel[i / 2]);
+    }
+    if (at < size) {
+        (void)snprintf(result + at, size - at,
+                       "{\"output\":%zu,\"format\":\"png\",\"samplesPerPixel\":%lld}]}", i,
+                       (long long)((w->samples + w->picture.width - 1) / w->picture.width));
+    }
+}
+
+enum media_fault waveform_open(struct op *op, bool may_stream, struct waveform **waveform_out)
 {
     struct waveform *w = calloc(1, sizeof(*w));
 
@@ -270,6 +438,7 @@ enum media_fault waveform_open(struct op *op, struct waveform **waveform_out)
         return MEDIA_FAULT_MEMORY;
     }
     w->op = op;
+    w->may_stream = may_stream;
     return read_params(w);
 }
 
