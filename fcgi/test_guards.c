@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "fcgi/req_private.h"
+#include "fcgi/test_fixture.h"
 #include "lib/clock.h"
 #include "lib/config.h"
 
@@ -49,25 +50,14 @@ static int group_setup(void **state)
 
 static int setup(void **state)
 {
-    struct req *r = calloc(1, sizeof(*r));
+    struct req *r = fixture_req(state);
 
-    scope_init(&r->scope, arena_open(256 * 1024), 1000);
     r->params = params;
     r->method = "POST";
     r->is_unsafe = true;
     r->match.route = &plain;
     client.bytes = "";
     client.len = 0;
-    *state = r;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    struct req *r = *state;
-
-    arena_close(&r->scope.arena);
-    free(r);
     return 0;
 }
 
@@ -391,30 +381,35 @@ static void test_an_age_that_nobody_can_have_counts_as_none(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_the_cookie_is_found_among_others, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_the_cookie_is_found_among_others, setup,
+                                        fixture_teardown),
         cmocka_unit_test_setup_teardown(test_a_bearer_token_goes_before_the_cookie, setup,
-                                        teardown),
+                                        fixture_teardown),
         cmocka_unit_test_setup_teardown(test_other_authorization_leaves_the_cookie, setup,
-                                        teardown),
+                                        fixture_teardown),
         cmocka_unit_test_setup_teardown(test_unsafe_requests_by_cookie_come_from_our_own_pages,
-                                        setup, teardown),
+                                        setup, fixture_teardown),
         cmocka_unit_test_setup_teardown(test_origins_matter_only_where_a_cookie_could_do_harm,
-                                        setup, teardown),
-        cmocka_unit_test_setup_teardown(test_bodies_are_json_in_utf_8, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_types_are_judged_before_sizes, setup, teardown),
+                                        setup, fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_bodies_are_json_in_utf_8, setup, fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_types_are_judged_before_sizes, setup,
+                                        fixture_teardown),
         cmocka_unit_test_setup_teardown(test_a_length_that_is_no_number_is_refused, setup,
-                                        teardown),
-        cmocka_unit_test_setup_teardown(test_without_a_body_no_type_is_needed, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_a_body_that_breaks_off_is_refused, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_the_query_is_judged_with_the_input, setup, teardown),
+                                        fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_without_a_body_no_type_is_needed, setup,
+                                        fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_a_body_that_breaks_off_is_refused, setup,
+                                        fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_the_query_is_judged_with_the_input, setup,
+                                        fixture_teardown),
         cmocka_unit_test_setup_teardown(test_a_burst_may_wait_longer_than_a_standing_queue, setup,
-                                        teardown),
+                                        fixture_teardown),
         cmocka_unit_test_setup_teardown(test_a_pause_ends_what_was_a_standing_queue, setup,
-                                        teardown),
+                                        fixture_teardown),
         cmocka_unit_test_setup_teardown(test_probes_are_served_however_long_they_waited, setup,
-                                        teardown),
+                                        fixture_teardown),
         cmocka_unit_test_setup_teardown(test_an_age_that_nobody_can_have_counts_as_none, setup,
-                                        teardown),
+                                        fixture_teardown),
     };
 
     return cmocka_run_group_tests_name("guards", tests, group_setup, NULL);

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "fcgi/req_private.h"
+#include "fcgi/test_fixture.h"
 #include "lib/config.h"
 #include "lib/crypto.h"
 
@@ -27,21 +28,10 @@ static int group_setup(void **state)
 
 static int setup(void **state)
 {
-    struct req *r = calloc(1, sizeof(*r));
+    struct req *r = fixture_req(state);
 
-    scope_init(&r->scope, arena_open(128 * 1024), 1000);
     r->params = params;
     r->body = "";
-    *state = r;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    struct req *r = *state;
-
-    arena_close(&r->scope.arena);
-    free(r);
     return 0;
 }
 
@@ -369,24 +359,12 @@ static void test_another_owners_id_is_not_found(void **state)
     assert_int_equal(req_own_id(r, &id), ERR_NOT_FOUND);
 }
 
-static const char *sent(const struct req *r, const char *name)
-{
-    int i;
-
-    for (i = 0; i < r->reply.n_headers; i++) {
-        if (strcmp(r->reply.headers[i].name, name) == 0) {
-            return r->reply.headers[i].value;
-        }
-    }
-    return NULL;
-}
-
 static void test_the_session_cookie_is_out_of_reach_for_scripts_and_other_sites(void **state)
 {
     struct req *r = *state;
 
     req_session_cookie(r, "tok", 60);
-    assert_string_equal(sent(r, "Set-Cookie"),
+    assert_string_equal(fixture_sent(r, "Set-Cookie"),
                         "session=tok; Path=/; HttpOnly; SameSite=Lax; Max-Age=60");
     setenv("PUBLIC_URL", "https://example.com", 1);
     assert_true(config_load(stderr));
@@ -394,7 +372,7 @@ static void test_the_session_cookie_is_out_of_reach_for_scripts_and_other_sites(
     req_session_cookie(r, "", 0);
     unsetenv("PUBLIC_URL");
     assert_true(config_load(stderr));
-    assert_string_equal(sent(r, "Set-Cookie"),
+    assert_string_equal(fixture_sent(r, "Set-Cookie"),
                         "__Host-session=; Path=/; HttpOnly; SameSite=Lax; Max-Age=0; Secure");
 }
 
@@ -404,37 +382,44 @@ static void test_etag_and_location_are_set(void **state)
 
     req_etag(r, 12);
     req_location(r, "/api/%s", "x");
-    assert_string_equal(sent(r, "ETag"), "\"v12\"");
-    assert_string_equal(sent(r, "Location"), "/api/x");
+    assert_string_equal(fixture_sent(r, "ETag"), "\"v12\"");
+    assert_string_equal(fixture_sent(r, "Location"), "/api/x");
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_query_parameters_are_decoded, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_a_value_may_hold_equal_signs, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_empty_pairs_are_nothing, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_a_name_given_twice_is_a_violation, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_broken_queries_are_refused, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_the_number_of_parameters_is_bounded, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_only_known_parameters_pass, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_a_page_has_a_bounded_limit, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_a_foreign_cursor_is_a_violation, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_query_parameters_are_decoded, setup, fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_a_value_may_hold_equal_signs, setup, fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_empty_pairs_are_nothing, setup, fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_a_name_given_twice_is_a_violation, setup,
+                                        fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_broken_queries_are_refused, setup, fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_the_number_of_parameters_is_bounded, setup,
+                                        fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_only_known_parameters_pass, setup, fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_a_page_has_a_bounded_limit, setup, fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_a_foreign_cursor_is_a_violation, setup,
+                                        fixture_teardown),
         cmocka_unit_test_setup_teardown(test_the_cursor_of_a_page_leads_to_the_next, setup,
-                                        teardown),
-        cmocka_unit_test_setup_teardown(test_the_last_page_has_no_cursor, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_if_match_holds_for_the_version_alone, setup, teardown),
+                                        fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_the_last_page_has_no_cursor, setup, fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_if_match_holds_for_the_version_alone, setup,
+                                        fixture_teardown),
         cmocka_unit_test_setup_teardown(test_headers_are_found_by_their_whole_name, setup,
-                                        teardown),
+                                        fixture_teardown),
         cmocka_unit_test_setup_teardown(test_an_absent_body_counts_as_an_empty_object, setup,
-                                        teardown),
-        cmocka_unit_test_setup_teardown(test_a_body_is_an_object_by_its_shape, setup, teardown),
+                                        fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_a_body_is_an_object_by_its_shape, setup,
+                                        fixture_teardown),
         cmocka_unit_test_setup_teardown(test_no_body_costs_more_than_a_few_times_its_size, setup,
-                                        teardown),
-        cmocka_unit_test_setup_teardown(test_another_owners_id_is_not_found, setup, teardown),
+                                        fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_another_owners_id_is_not_found, setup,
+                                        fixture_teardown),
         cmocka_unit_test_setup_teardown(
-            test_the_session_cookie_is_out_of_reach_for_scripts_and_other_sites, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_etag_and_location_are_set, setup, teardown),
+            test_the_session_cookie_is_out_of_reach_for_scripts_and_other_sites, setup,
+            fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_etag_and_location_are_set, setup, fixture_teardown),
     };
 
     return cmocka_run_group_tests_name("req", tests, group_setup, NULL);

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "fcgi/req_private.h"
+#include "fcgi/test_fixture.h"
 
 static struct {
     char text[65536];
@@ -29,22 +30,11 @@ bool conn_write(struct conn *conn, const char *bytes, size_t len)
 
 static int setup(void **state)
 {
-    struct req *r = calloc(1, sizeof(*r));
+    struct req *r = fixture_req(state);
 
     memset(&proxy, 0, sizeof(proxy));
-    scope_init(&r->scope, arena_open(128 * 1024), 1000);
     memcpy(r->scope.request_id, "req-12345678", 13);
     r->method = "GET";
-    *state = r;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    struct req *r = *state;
-
-    arena_close(&r->scope.arena);
-    free(r);
     return 0;
 }
 
@@ -61,18 +51,6 @@ static const struct json *problem(struct req *r, enum err e)
 static const char *member(const struct json *value, const char *name)
 {
     return json_str(json_get(value, name), NULL);
-}
-
-static const char *sent(const struct req *r, const char *name)
-{
-    int i;
-
-    for (i = 0; i < r->reply.n_headers; i++) {
-        if (strcmp(r->reply.headers[i].name, name) == 0) {
-            return r->reply.headers[i].value;
-        }
-    }
-    return NULL;
 }
 
 static void test_a_problem_has_the_members_of_rfc_9457_and_ours(void **state)
@@ -128,14 +106,14 @@ static void test_every_429_and_503_says_when_to_come_back(void **state)
         r->reply = (struct req_reply_out){.status = 0};
         (void)problem(r, (enum err)e);
         if (status == 429 || status == 503) {
-            assert_string_equal(sent(r, "Retry-After"), "1");
+            assert_string_equal(fixture_sent(r, "Retry-After"), "1");
         }
         arena_reset(r->scope.arena);
     }
     r->reply = (struct req_reply_out){.status = 0};
     r->scope.retry_after_s = 77;
     (void)problem(r, ERR_RATE_LIMITED);
-    assert_string_equal(sent(r, "Retry-After"), "77");
+    assert_string_equal(fixture_sent(r, "Retry-After"), "77");
 }
 
 static void test_a_wrong_method_and_a_missing_session_name_what_would_do(void **state)
@@ -144,9 +122,9 @@ static void test_a_wrong_method_and_a_missing_session_name_what_would_do(void **
 
     memcpy(r->match.allow, "GET, HEAD", 10);
     (void)problem(r, ERR_METHOD_NOT_ALLOWED);
-    assert_string_equal(sent(r, "Allow"), "GET, HEAD");
+    assert_string_equal(fixture_sent(r, "Allow"), "GET, HEAD");
     (void)problem(r, ERR_UNAUTHENTICATED);
-    assert_string_equal(sent(r, "WWW-Authenticate"), "Bearer");
+    assert_string_equal(fixture_sent(r, "WWW-Authenticate"), "Bearer");
 }
 
 /* A handler may have set fields before its commit failed: they speak of what did not happen. */
@@ -160,11 +138,11 @@ static void test_a_problem_drops_what_the_handler_had_set_but_keeps_the_limits(v
     req_reply_header(r, "Location", "/api/x");
     req_reply_header(r, "Set-Cookie", "session=x");
     (void)problem(r, ERR_WRITE_UNKNOWN);
-    assert_null(sent(r, "ETag"));
-    assert_null(sent(r, "Location"));
-    assert_null(sent(r, "Set-Cookie"));
-    assert_string_equal(sent(r, "RateLimit-Policy"), "p");
-    assert_string_equal(sent(r, "RateLimit"), "l");
+    assert_null(fixture_sent(r, "ETag"));
+    assert_null(fixture_sent(r, "Location"));
+    assert_null(fixture_sent(r, "Set-Cookie"));
+    assert_string_equal(fixture_sent(r, "RateLimit-Policy"), "p");
+    assert_string_equal(fixture_sent(r, "RateLimit"), "l");
 }
 
 static void test_a_problem_fits_behind_as_many_fields_as_there_may_be(void **state)
@@ -176,7 +154,7 @@ static void test_a_problem_fits_behind_as_many_fields_as_there_may_be(void **sta
         req_reply_header(r, "X-Test", "y");
     }
     (void)problem(r, ERR_UNAUTHENTICATED);
-    assert_string_equal(sent(r, "WWW-Authenticate"), "Bearer");
+    assert_string_equal(fixture_sent(r, "WWW-Authenticate"), "Bearer");
 }
 
 static void test_a_reply_is_written_as_cgi_wants_it(void **state)
@@ -228,22 +206,26 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_a_problem_has_the_members_of_rfc_9457_and_ours, setup,
-                                        teardown),
-        cmocka_unit_test_setup_teardown(test_the_cause_never_reaches_the_client, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_violations_are_listed, setup, teardown),
+                                        fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_the_cause_never_reaches_the_client, setup,
+                                        fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_violations_are_listed, setup, fixture_teardown),
         cmocka_unit_test_setup_teardown(test_every_429_and_503_says_when_to_come_back, setup,
-                                        teardown),
+                                        fixture_teardown),
         cmocka_unit_test_setup_teardown(
-            test_a_wrong_method_and_a_missing_session_name_what_would_do, setup, teardown),
+            test_a_wrong_method_and_a_missing_session_name_what_would_do, setup, fixture_teardown),
         cmocka_unit_test_setup_teardown(
-            test_a_problem_drops_what_the_handler_had_set_but_keeps_the_limits, setup, teardown),
+            test_a_problem_drops_what_the_handler_had_set_but_keeps_the_limits, setup,
+            fixture_teardown),
         cmocka_unit_test_setup_teardown(test_a_problem_fits_behind_as_many_fields_as_there_may_be,
-                                        setup, teardown),
-        cmocka_unit_test_setup_teardown(test_a_reply_is_written_as_cgi_wants_it, setup, teardown),
+                                        setup, fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_a_reply_is_written_as_cgi_wants_it, setup,
+                                        fixture_teardown),
         cmocka_unit_test_setup_teardown(test_a_reply_to_head_has_the_length_and_no_body, setup,
-                                        teardown),
-        cmocka_unit_test_setup_teardown(test_an_empty_reply_has_no_type, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_a_proxy_that_has_gone_is_told, setup, teardown),
+                                        fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_an_empty_reply_has_no_type, setup, fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_a_proxy_that_has_gone_is_told, setup,
+                                        fixture_teardown),
     };
 
     return cmocka_run_group_tests_name("respond", tests, NULL, NULL);

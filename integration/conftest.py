@@ -11,7 +11,7 @@ import urllib.parse
 
 import pytest
 
-from harness import fired, mail, pglab, record, stack as stacks
+from harness import fired, mail, pglab, queuelab, record, stack as stacks
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MAIL_SERVER = pytest.StashKey()
@@ -169,6 +169,23 @@ def _pg_driver(server, shm):
     """Makes processes of that instance."""
     with pglab.drivers(server, shm) as make:
         yield make
+
+
+# The job queue by itself (harness/queuelab.py).
+
+@pytest.fixture(scope="module", name="shared_lab")
+def _shared_lab(tmp_path_factory):
+    """Redis, PostgreSQL and a mail server of the module's own, for workers and schedulers."""
+    lab = queuelab.Lab(tmp_path_factory.mktemp("lab"), queuelab.build(*queuelab.PROGRAMS))
+    yield lab
+    lab.close()
+
+
+@pytest.fixture(name="lab")
+def _lab(shared_lab):
+    """The same, empty and with nobody at work."""
+    yield shared_lab
+    shared_lab.reset()
 
 
 @pytest.fixture(scope="session")

@@ -11,19 +11,6 @@ from harness import queuelab
 from harness.waits import wait_until
 
 
-@pytest.fixture(scope="module", name="shared_lab")
-def _shared_lab(tmp_path_factory):
-    lab = queuelab.Lab(tmp_path_factory.mktemp("lab"), queuelab.build(*queuelab.PROGRAMS))
-    yield lab
-    lab.close()
-
-
-@pytest.fixture(name="lab")
-def _lab(shared_lab):
-    yield shared_lab
-    shared_lab.reset()
-
-
 def ticks(lab, name):
     """The ticks for which there are jobs, each with how many."""
     rows = lab.postgres.sql(0, "SELECT payload->>'tick' FROM jobs WHERE payload->>'cron' = %s",

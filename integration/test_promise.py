@@ -12,19 +12,6 @@ from harness import fired, queuelab
 from harness.waits import wait_until
 
 
-@pytest.fixture(scope="module", name="shared_lab")
-def _shared_lab(tmp_path_factory):
-    lab = queuelab.Lab(tmp_path_factory.mktemp("lab"), queuelab.build(*queuelab.PROGRAMS))
-    yield lab
-    lab.close()
-
-
-@pytest.fixture(name="lab")
-def _lab(shared_lab):
-    yield shared_lab
-    shared_lab.reset()
-
-
 @pytest.fixture(name="promiser")
 def _promiser(lab):
     """A driver that knows the databases."""

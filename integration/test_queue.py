@@ -288,19 +288,6 @@ def test_whatever_happens_every_job_is_in_one_place(driver, redis_server, seed):
 
 # --- workers and schedulers ----------------------------------------------------------------------
 
-@pytest.fixture(scope="module", name="shared_lab")
-def _shared_lab(tmp_path_factory):
-    lab = queuelab.Lab(tmp_path_factory.mktemp("lab"), queuelab.build(*queuelab.PROGRAMS))
-    yield lab
-    lab.close()
-
-
-@pytest.fixture(name="lab")
-def _lab(shared_lab):
-    yield shared_lab
-    shared_lab.reset()
-
-
 def test_a_row_whose_push_was_lost_is_found_and_done(lab):
     lab.scheduler()
     lab.worker()
