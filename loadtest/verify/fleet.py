@@ -98,7 +98,7 @@ class Fleet:
         return all(stackup.status_document(i.metrics_port)[0] == 200 for i in self.topology.instances)
 
 
-def await_that(check, seconds, what, every=0.02):
+def await_that(check, seconds, what, every=0.1):
     """Seconds until check() is true; Refusal where it does not become so."""
     began = time.monotonic()
     while not check():

@@ -18,11 +18,11 @@ BACK_S = 30  # what was killed is back within this, or the fault failed
 CHANGE = {
     "deploy/verify_column.sql": "BEGIN;\nALTER TABLE audio_files ADD COLUMN verify_note text;\nCOMMIT;\n",
     "revert/verify_column.sql": "BEGIN;\nALTER TABLE audio_files DROP COLUMN verify_note;\nCOMMIT;\n",
-    "verify/verify_column.sql": "SELECT verify_note FROM audio_files LIMIT 0;\n",
+    "verify/verify_column.sql": "BEGIN;\nSELECT verify_note FROM audio_files WHERE false;\nROLLBACK;\n",
     "deploy/verify_index.sql": "CREATE INDEX CONCURRENTLY IF NOT EXISTS verify_names ON audio_files "
                                "(user_id, file_name);\n",
     "revert/verify_index.sql": "DROP INDEX CONCURRENTLY IF EXISTS verify_names;\n",
-    "verify/verify_index.sql": "SELECT 1 / count(*) FROM pg_class WHERE relname = 'verify_names';\n",
+    "verify/verify_index.sql": "BEGIN;\nSELECT 'verify_names'::regclass;\nROLLBACK;\n",
 }
 PLAN = ("\nverify_column 2026-01-01T00:00:00Z Max Booster <dev@maxbooster.invalid> # A column, for a while\n"
         "verify_index 2026-01-01T00:00:01Z Max Booster <dev@maxbooster.invalid> # An index, for a while\n")

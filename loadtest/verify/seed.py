@@ -66,8 +66,9 @@ def transaction(dsn, autocommit=False):
     """A cursor on a connection of its own; committed where the block ends well."""
     with contextlib.closing(psycopg2.connect(dsn)) as connection:
         connection.autocommit = autocommit
-        with connection, connection.cursor() as cursor:
+        with connection.cursor() as cursor:
             yield cursor
+        connection.commit()
 
 
 class Session:
