@@ -1,9 +1,9 @@
 """What each fault cost of the phase's error budget. Nothing here touches a process.
 
 A fault owns the requests that were meant to start between its beginning and its end, and for settleS
-after it. The budget of the run is (1 - availability) of all requests; a fault may spend its share of
-that, and what is to cost nothing has the share 0. Failures outside of all windows are the last row:
-they may spend what is left.
+after it; where two overlap, the later one owns them. The budget of the run is (1 - availability) of all
+requests; a fault may spend its share of that, and what is to cost nothing has the share 0. Failures
+outside of all windows are the last row: they may spend what is left.
 """
 
 from dataclasses import dataclass
@@ -41,8 +41,9 @@ def rows(windows, samples, availability):
     counts = [[0, 0] for _ in ordered]
     times = [[] for _ in ordered]
     outside = [0, 0]
+    last_first = list(enumerate(ordered))[::-1]
     for i, at in enumerate(samples.at):
-        for w, window in enumerate(ordered):
+        for w, window in last_first:
             if window.start <= at <= window.end:
                 counts[w][0] += 1
                 counts[w][1] += not samples.good[i]

@@ -15,7 +15,9 @@ def number(value):
     """A figure for a person: 3 digits that count."""
     if value is None:
         return "–"
-    if value == 0 or isinstance(value, int):
+    if value == 0:
+        return "0"
+    if isinstance(value, int):
         return f"{value:,}"
     if abs(value) >= 1000:
         return f"{value:,.0f}"

@@ -106,6 +106,12 @@ def test_a_failure_is_charged_to_the_fault_whose_time_it_was():
     assert sum(r["requests"] for r in rows) == 1000
 
 
+def test_of_two_faults_that_overlap_the_later_one_pays():
+    samples = samples_of([(7, 2.0, False), (12, 2.0, True)])
+    windows = [ledger.Window("kill", 0, 10, 0.5), ledger.Window("pause", 5, 11, 0.5)]
+    assert [r["failed"] for r in ledger.rows(windows, samples, 0.99)] == [0, 1, 0]
+
+
 def test_what_is_to_cost_nothing_may_cost_nothing():
     samples = samples_of([(i / 10, 2.0, i != 450) for i in range(1000)])
     restart = ledger.rows([ledger.Window("restart", 40, 50, 0)], samples, 0.99)[0]
