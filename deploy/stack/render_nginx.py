@@ -75,18 +75,40 @@ def problems(repo, conf, edge, is_s3=False):
     return "\n".join(out) + "\n"
 
 
-def _upstream(place, topology):
+class Shift:
+    """An instance whose pools change: the new one, which the topology names, has this share of what
+    the instance gets, the old one the rest."""
+
+    def __init__(self, instance, old_program, percent):
+        self.instance, self.old_program, self.percent = instance, old_program, percent
+
+
+def _servers(place, topology, shift):
+    """(socket, its weight as nginx says it) of every pool that serves."""
+    def sock(program):
+        return f"unix:{place.sockets}/{program}.sock"
+    for i in topology.instances:
+        if shift is None or shift.percent == 100:
+            yield sock(i.program), ""
+        elif i.number == shift.instance:
+            yield sock(i.program), f" weight={shift.percent}"
+            yield sock(shift.old_program), f" weight={100 - shift.percent}"
+        else:
+            yield sock(i.program), " weight=100"
+
+
+def _upstream(place, topology, shift=None):
     """Least connections over the instances. One that does not answer is left alone for a second."""
-    sockets = [f"unix:{place.sockets}/{i.program}.sock" for i in topology.instances]
+    servers = list(_servers(place, topology, shift))
     lines = ["    upstream api {"]
-    if len(sockets) == 1:
+    if len(topology.instances) == 1:
         # Twice: nginx tries another "server" where a connection fails, and here that is the same.
-        lines += [f"        server {sockets[0]} max_fails=0;"] * 2
+        lines += [f"        server {s}{w} max_fails=0;" for s, w in servers] * 2
     else:
         lines += ["        zone api 128k;  # nginx's workers know the same", "        least_conn;"]
-        lines += [f"        server {s} max_fails=2 fail_timeout=1s;" for s in sockets]
+        lines += [f"        server {s}{w} max_fails=2 fail_timeout=1s;" for s, w in servers]
         # When all have failed within the second, they are asked all the same: one may be back.
-        lines += [f"        server {s} max_fails=0 backup;" for s in sockets]
+        lines += [f"        server {s} max_fails=0 backup;" for s, _ in servers]
     # nginx closes a kept connection, never the API: no request is lost on one that is being
     # closed, connections spread over new processes, and a stopping process gets free.
     lines += [f"        keepalive {KEPT_PER_WORKER};", "        keepalive_timeout 2s;",
@@ -168,7 +190,7 @@ def fill(text, cells, name):
     return text
 
 
-def render(repo, place, topology, values, table):
+def render(repo, place, topology, values, table, shift=None):
     """All files as {name in conf/: text}."""
     networks = [n.strip() for n in settings.text(values, table, "TRUSTED_PROXIES").split(",")
                 if n.strip()]
@@ -182,7 +204,7 @@ def render(repo, place, topology, values, table):
         "RUN": place.path("run", "nginx"), "LOG": place.path("log"), "CONF": conf,
         "REALIP": "\n".join(f"    set_real_ip_from {n};" for n in networks),
         "TRUSTED": "\n".join(f"        {n} 1;" for n in networks),
-        "UPSTREAMS": _upstream(place, topology),
+        "UPSTREAMS": _upstream(place, topology, shift),
         "METRICS_SERVERS": _metrics_servers(place, topology), **_cache_cells(place, topology),
         "PROXY_PORT": topology.proxy_port, "S3_PUBLIC_PORT": topology.s3_public_port,
         "S3_PORT": topology.s3_port, "BODY_MAX": 4 * int(values["BODY_MAX_BYTES"]),

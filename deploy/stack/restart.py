@@ -1,8 +1,10 @@
 """`restart`: every instance gets a new pool of API processes, and no request notices.
 
 One instance after the other: a new pool on a socket of its own; when that says that it is ready, the
-proxy is reloaded to ask it; when the proxy's old workers have finished, nobody knows the old pool any
-more, and it ends. A pool that does not get ready never sees a request: the old one serves on. Old and
+proxy is reloaded to give it a tenth of what the instance gets, then half, then all, so that it opens
+its connections while another serves; when the proxy's old workers have finished, nobody knows the old
+pool any more, and it ends. A pool that does not get ready never sees a request, and one that does not
+stay so sees no more than its share: the old one serves on. Old and
 new share the instance's memory file, so that its metrics go on and its leases stay one sum.
 
 Workers and schedulers, whose work is taken up by others or later, are restarted at the end where their
@@ -18,6 +20,7 @@ from .say import Refusal
 from .supervisor import Supervisor
 
 READY_WITHIN_S = 15
+PERCENTS, SHARE_S = (10, 50, 100), 1.5  # of the instance's requests, and how long before the next
 # nginx's worker_shutdown_timeout (proxy/nginx.conf), and a little.
 OLD_PROXY_WITHIN_S = 65
 
@@ -87,8 +90,13 @@ def _replace(stack, supervisor, number):
     _tell_programs(stack, [old])
     _supervised(stack, supervisor, add=new)
     try:
-        _await_ready(stack, new.name)
-        _point_proxy(stack, supervisor)
+        for percent in PERCENTS:
+            _await_ready(stack, new.name)
+            shift = render_nginx.Shift(number, old.name, percent)
+            before = _point_proxy(stack, supervisor, shift)
+            if percent < PERCENTS[-1]:
+                time.sleep(SHARE_S)
+        _await_gone(before)
     except (Refusal, OSError):
         _turn(stack, number)
         stackup.write_files(stack)
@@ -144,18 +152,33 @@ def _await_ready(stack, name):
         time.sleep(0.05)
 
 
-def _point_proxy(stack, supervisor):
-    """The proxy asks the pools of the present layout; afterwards none of its workers knows others."""
+def _proxy_workers(stack, supervisor):
+    master = supervisor.info("nginx")["pid"]
+    return {p.pid for p in stack.processes() if p.program == "nginx" and p.ppid == master}
+
+
+def _point_proxy(stack, supervisor, shift):
+    """Reload the proxy so that it asks the pools of the present layout, and of a shift."""
     files = render_nginx.render(stack.place.repo, stack.place, stack.topology, stack.values,
-                                stack.table)
+                                stack.table, shift)
     for name, text in files.items():
         stack.place.write(f"conf/{name}", text)
     stackup.check_nginx(stack)
-    master = supervisor.info("nginx")["pid"]
-    old = {p.pid for p in stack.processes() if p.program == "nginx" and p.ppid == master}
+    before = _proxy_workers(stack, supervisor)
     supervisor.signal("nginx", "HUP")
+    deadline = time.monotonic() + READY_WITHIN_S
+    while not _proxy_workers(stack, supervisor) - before:
+        if time.monotonic() > deadline:
+            raise Refusal("The proxy does not take its new configuration (see log/nginx-error.log of "
+                          "the stack); the old pool serves on.")
+        time.sleep(0.05)
+    return before
+
+
+def _await_gone(pids):
+    """The proxy's old workers have finished what they serve."""
     deadline = time.monotonic() + OLD_PROXY_WITHIN_S
-    while any(procs.alive(pid) for pid in old):
+    while any(procs.alive(pid) for pid in pids):
         if time.monotonic() > deadline:
             raise Refusal("The proxy's old workers do not end; the old pool serves on.")
         time.sleep(0.05)

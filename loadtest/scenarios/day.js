@@ -20,10 +20,11 @@ const API_S = `${mix.timeoutS.api}s`;
 const S3_S = `${mix.timeoutS.s3}s`;
 
 const one = { stages: [[1, 1, 1]] };
+const totalS = plan.seconds + (plan.profile.warmupS || 0);
 const stages = {
   browse: stagesOf(plan.profile, plan.browsePerS, plan.seconds),
-  login: stagesOf(one, plan.loginsPerS, plan.seconds),
-  upload: stagesOf(one, plan.uploadsPerS, plan.seconds),
+  login: stagesOf(one, plan.loginsPerS, totalS),
+  upload: stagesOf(one, plan.uploadsPerS, totalS),
 };
 
 function scenario(name, vus) {

@@ -55,6 +55,7 @@ class Run:
         self.profile = profiles[options.profile]
         self.target = targets.target_of(self.slo, options.phase)
         self.seconds = options.seconds or self.profile["seconds"]
+        self.warmup = self.profile.get("warmupS", 0)
         self.faults = []
         if options.faults and self.profile.get("isVerdict"):
             self.faults = targets.read(os.path.join(LOADTEST, "faults.json")).get(str(options.phase), [])
@@ -122,7 +123,7 @@ class Run:
         """A thread of its own; a fault that cannot be made is told in its row."""
         hands = Hands(self.fleet)
         for fault in self.faults:
-            at = fault["at"] * self.seconds
+            at = self.warmup + fault["at"] * self.seconds
             while self.now_s() < at:
                 if self.over.wait(min(0.2, max(0, at - self.now_s()))):
                     return
@@ -216,7 +217,9 @@ class Run:
         figures = stats.figures(self.samples)
         mean, most = watch.generator_cores()
         rows = ledger.rows(self.windows, self.samples, self.target["availability"])
-        run = {**figures, "seconds": self.seconds, "ledger": rows, "jobs": jobs,
+        steady = sum(self.warmup <= at < self.warmup + self.seconds for at in self.samples.at)
+        run = {**figures, "seconds": self.seconds, "warmupS": self.warmup, "ledger": rows, "jobs": jobs,
+               "ratePerS": steady / self.seconds,
                "droppedIterations": int(k6.get("dropped_iterations", {}).get("count", 0)),
                "generatorCores": mean, "generatorCoresMax": most,
                "lost": int(k6["http_reqs"]["count"]) - figures["requests"]}

@@ -57,7 +57,7 @@ def _head(s):
     word = "passes" if good else "does not pass" if s["isWhole"] else "no verdict"
     return (f'<h1><span class="badge {"yes" if good else "no"}">{word}</span>Phase {s["phase"]} under load</h1>'
             f'<p>{esc(s["scope"])}</p><p class="soft">{esc(s["at"])} · profile {esc(s["profile"])}, '
-            f'{s["seconds"]} s · API {s["topology"]["instances"]} × {s["topology"]["apiProcesses"]} processes × '
+            f'{s["warmupS"]} + {s["seconds"]} s · API {s["topology"]["instances"]} × {s["topology"]["apiProcesses"]} processes × '
             f'{s["topology"]["apiThreads"]} threads, PostgreSQL {s["topology"]["databases"]} (shards: '
             f'{s["topology"]["shards"]}, replicas: {s["topology"]["replicas"]}), Redis {s["topology"]["redis"]}, '
             f'workers {len(s["topology"]["workers"])} · {s["machine"]["cpus"]} CPUs, all of it and the '
@@ -72,7 +72,7 @@ def _cards(s):
               + between(i["p99Ms"].get("blocks95") or i["p99Ms"]["order95"])),
              ("availability", share(s["availability"]), f"target {share(s['target']['availability'])} · 95 %: "
               + between(i["availability"]["wilson95"], share)),
-             ("requests", f"{s['requests']:,}", f"{number(s['requests'] / s['seconds'])} a second · "
+             ("requests", f"{s['requests']:,}", f"{number(s['ratePerS'])} a second · "
               f"{s['failed']:,} failed · {s['droppedIterations']} dropped")]
     return '<div class="cards">' + "".join(
         f'<div class="card">{esc(name)}<b>{esc(value)}</b><small>{esc(more)}</small></div>'
@@ -169,7 +169,7 @@ and in the generator; so the client's is the one that is judged.</p>
 
 
 def page(summary, samples, watch):
-    s, total = summary, summary["seconds"]
+    s, total = summary, summary["seconds"] + summary["warmupS"]
     bin_s = 1 if total <= 120 else 5 if total <= 1800 else 60
     bins = _bins(samples, total, bin_s)
     windows = [r for r in s["ledger"] if r["startS"] is not None]

@@ -174,7 +174,7 @@ def test_targets_that_cannot_be():
 
 
 def run_of(**more):
-    return {"avgMs": 5, "p99Ms": 20, "availability": 1, "requests": 588000, "seconds": 600,
+    return {"avgMs": 5, "p99Ms": 20, "availability": 1, "requests": 588000, "seconds": 600, "ratePerS": 980,
             "droppedIterations": 0, "generatorCoresMax": 0.5, "latenessP99Ms": 2, "lost": 0,
             "jobs": {"promised": 10, "completed": 10}, "ledger": [], **more}
 
@@ -182,7 +182,7 @@ def run_of(**more):
 @pytest.mark.parametrize("more, missed", [
     ({}, set()), ({"avgMs": 201}, {"average"}), ({"p99Ms": 1001}, {"p99"}),
     ({"availability": 0.989}, {"availability"}), ({"droppedIterations": 1}, {"dropped iterations"}),
-    ({"seconds": 599, "requests": 587500}, {"seconds"}), ({"generatorCoresMax": 0.71}, {"generator's CPU, busiest 5 s"}),
+    ({"seconds": 599}, {"seconds"}), ({"ratePerS": 970}, {"rate"}), ({"generatorCoresMax": 0.71}, {"generator's CPU, busiest 5 s"}),
     ({"lost": 1}, {"samples that are missing"}),
     ({"jobs": {"promised": 10, "completed": 9}}, {"promised jobs that did not complete"}),
     ({"ledger": [{"good": False}]}, {"faults that overspent their budget"})])

@@ -1,10 +1,16 @@
 // When the nth request of a scenario should start, so that its time counts from there and not from
 // when a busy generator came to it. The same sums as k6's executors make.
 
+const WARM = 0.1; // share of the rate that a warm-up begins with
+
 /** Stages of a scenario: [{seconds, from, to}], rates in requests a second. */
 export function stagesOf(profile, ratePerS, seconds) {
-  return profile.stages.map(([share, from, to]) => (
+  const stages = profile.stages.map(([share, from, to]) => (
     { seconds: share * seconds, from: from * ratePerS, to: to * ratePerS }));
+  if (profile.warmupS) {
+    stages.unshift({ seconds: profile.warmupS, from: WARM * stages[0].from, to: stages[0].from });
+  }
+  return stages;
 }
 
 export function isConstant(stages) {
