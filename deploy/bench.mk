@@ -5,7 +5,7 @@ BENCH_SECONDS ?= 5
 BENCH_KEPT_SECONDS ?= 3
 BENCH_LONG ?=
 BENCH_PROGRAMS := $(addprefix $(B)/bin/,bench-guards bench-presign media-driver null-fcgi) \
-	$(addprefix $(B)/loadtest/,queue_driver bench_pg bench_scatter)
+	$(addprefix $(B)/loadtest/,queue_driver bench_pg bench_scatter storm)
 
 $(B)/bin/bench-presign: $(B)/obj/loadtest/bench_presign.o $(B)/lib.a
 	$(call say,LINK,$@)

@@ -5,10 +5,12 @@ It only reports: it fails where it could not measure, never because a figure is 
 """
 
 import argparse
+import json
 import os
 import platform
 import shutil
 import signal
+import subprocess
 import sys
 import time
 
@@ -16,6 +18,7 @@ sys.dont_write_bytecode = True
 
 import audio  # noqa: E402
 import data  # noqa: E402
+import history  # noqa: E402
 import jobs  # noqa: E402
 import kept  # noqa: E402
 import measure  # noqa: E402
@@ -28,9 +31,12 @@ from proxies import HAND_BACK, Proxy  # noqa: E402
 from world import REPO, STACK_WORDS, Refusal, World, say  # noqa: E402
 
 CLIENTS = 32
-SLOT_EXPRESS, SLOT_NULL, SLOT_STATIC, SLOT_KEPT = 0, 2, 3, 4
+SLOT_PEERS, SLOT_NULL, SLOT_STATIC, SLOT_KEPT = 0, 3, 4, 5
+EQUAL_RATE, EQUAL_CONNECTIONS = 1000, 64  # open load, the same for all
 MIB_MAX, THREADS = 48, 16
 NULL_PROCESSES = 2
+# Name, title, goal of requests per app CPU second against it.
+PEERS = (("express", "Express 5", 3), ("fastify", "Fastify 5", None), ("go", "Go net/http", 1.2))
 
 
 def machine():
@@ -60,19 +66,41 @@ def start_null(world):
     return proxy
 
 
+def equal_load(world, targets, rounds, seconds):
+    """{name: [p99 in ms of each round]} under one open load: requests start at fixed times, and
+    their time counts from when they should have started."""
+    found = {t.name: [] for t in targets}
+    for _ in range(rounds):
+        for t in targets:
+            done = subprocess.run(
+                [os.path.join(world.build, "loadtest/storm"), str(t.port), str(EQUAL_CONNECTIONS),
+                 world.tokens_file, f"{seconds}:1", f"me:{EQUAL_RATE}:GET:{t.path}"],
+                capture_output=True, text=True, check=False)
+            if done.returncode != 0:
+                raise Refusal(f"storm: {done.stderr}")
+            flow = json.loads(done.stdout)["phases"][0]["flows"]["me"]
+            # What was not answered has no time: then there is no figure.
+            found[t.name].append(flow["p99Ms"] if flow["answered"] == flow["asked"] else None)
+        world.trim_logs()
+    return found
+
+
 def me_and_peers(world, rounds, seconds):
-    """GET /api/auth/me here, in Express and in Go, in turns."""
+    """GET /api/auth/me here and in each peer, in turns: closed load, open load, memory."""
     world.get("/api/auth/me", world.tokens[0])
     same_script = peers.has_our_script(world)
     found = [("maxbooster", world.base, world.api_pids())]
-    found += [(p.name, p.proxy.port, p.pids) for p in peers.start(world, SLOT_EXPRESS)]
+    found += [(p.name, p.proxy.port, p.pids) for p in peers.start(world, SLOT_PEERS)]
     targets = [Target(name, port, "/api/auth/me", pids, world.tokens_file)
                for name, port, pids in found]
     samples = measure.alternate(targets, rounds, CLIENTS, seconds, world.trim_logs)
-    memory = [measure.memory_mib(pid) for pid in world.api_pids()]
+    p99 = equal_load(world, targets, rounds, seconds)
+    # The API's processes are those of now: one may have been replaced.
+    pids = {name: world.api_pids() if name == "maxbooster" else pids for name, _, pids in found}
+    memory = {name: [measure.memory_mib(pid) for pid in those] for name, those in pids.items()}
     for child in list(world.children):
         world.end(child)
-    return samples, memory, same_script
+    return samples, p99, memory, same_script
 
 
 def ladder(world, rounds, seconds):
@@ -85,7 +113,9 @@ def ladder(world, rounds, seconds):
     samples = measure.alternate(
         [Target("static", static.port, "/static.json"),
          Target("null", null.port, "/api/hello", null_pids),
-         Target("health", world.base, "/api/system/health", pids)],
+         Target("health", world.base, "/api/system/health", pids),
+         Target("sessions", world.base, "/api/auth/sessions", pids, world.tokens_file),
+         Target("search", world.base, "/api/users/search?q=bench", pids, world.tokens_file)],
         rounds, CLIENTS, seconds, world.trim_logs)
     for child in list(world.children):
         world.end(child)
@@ -96,7 +126,7 @@ def me_rows(samples):
     ours = samples["maxbooster"]
     rows = [row("me", "GET /api/auth/me, all guards", "requests/s",
                 measure.figure(ours, "perSecond"), 10000)]
-    for name, title, goal in (("express", "Express 5", 3), ("go", "Go net/http", 1.2)):
+    for name, title, goal in PEERS:
         rows.append(row(f"me-vs-{name}", f"… per app CPU second, × {title}", "×",
                         measure.ratio(ours, samples[name], "perCpuSecond"), goal,
                         ours=measure.figure(ours, "perCpuSecond")["median"],
@@ -104,12 +134,26 @@ def me_rows(samples):
     return rows
 
 
+def equal_rows(p99):
+    rows = []
+    for name, title in [("maxbooster", "ours")] + [(n, t) for n, t, _ in PEERS]:
+        known = [ms for ms in p99[name] if ms is not None]
+        if known:
+            rows.append(row(f"p99-{name}", f"p99 of GET /api/auth/me at {EQUAL_RATE}/s, open load: "
+                            f"{title}", "ms", measure.spread(known)))
+    return rows
+
+
 def memory_rows(memory):
+    ours = memory["maxbooster"]
     words = f"memory of an API process, {THREADS} threads, after load"
-    return [row("memory-rss", f"{words}: RSS", "MiB", measure.spread([m[1] for m in memory]),
+    rows = [row("memory-rss", f"{words}: RSS", "MiB", measure.spread([m[1] for m in ours]),
                 MIB_MAX, True),
-            row("memory-pss", "… PSS", "MiB", measure.spread([m[0] for m in memory]), MIB_MAX,
-                True)]
+            row("memory-pss", "… PSS", "MiB", measure.spread([m[0] for m in ours]), MIB_MAX, True)]
+    for name, title in [("maxbooster", "ours")] + [(n, t) for n, t, _ in PEERS]:
+        rows.append(row(f"memory-tier-{name}", f"memory of the app tier, PSS of all processes: {title}",
+                        "MiB", measure.spread([sum(m[0] for m in memory[name])])))
+    return rows
 
 
 def audio_rows(found):
@@ -119,7 +163,8 @@ def audio_rows(found):
 
 def ladder_table(samples, me):
     titles = (("static", "nginx, static file"), ("null", "nginx → libfcgi, no work"),
-              ("health", "GET /api/system/health"), ("maxbooster", "GET /api/auth/me"))
+              ("health", "health: guards that ask nobody"), ("sessions", "own sessions: Redis, twice"),
+              ("maxbooster", "me: Redis, PostgreSQL"), ("search", "search: Redis, every shard"))
     samples = {**samples, "maxbooster": me}
     return [{"name": name, "text": text,
              **{f: measure.figure(samples[name], f) for f in ("perSecond", "p50Ms", "p99Ms")},
@@ -134,7 +179,9 @@ def bench(world, options):
                             "clients": CLIENTS, "stack": list(STACK_WORDS)}, "notes": []}
     say("bench: the peers (first time: npm install, go build)")
     os.makedirs(world.out, exist_ok=True)
-    peers.install_express(world.out), peers.build_go(world.out)
+    for name in ("express", "fastify"):
+        peers.install(world.out, name)
+    peers.build_go(world.out)
     say("bench: a stack of its own")
     world.up()
     say("bench: presigning; guards; audio")
@@ -145,8 +192,8 @@ def bench(world, options):
     tier = data.run(world, options.rounds)
     say("bench: the job queue beside BullMQ")
     queue = jobs.run(world, options.rounds)
-    say("bench: GET /api/auth/me beside Express and Go")
-    me, memory, same_script = me_and_peers(world, options.rounds, options.seconds)
+    say("bench: GET /api/auth/me beside Express, Fastify and Go")
+    me, p99, memory, same_script = me_and_peers(world, options.rounds, options.seconds)
     say("bench: the ladder")
     steps = ladder(world, options.rounds, options.seconds)
     say("bench: kept connections")
@@ -160,7 +207,7 @@ def bench(world, options):
                   for run in (me, steps) for samples in run.values() for s in samples)
     if refused:
         summary["notes"].append(f"{refused} requests of the rows above were refused or failed.")
-    summary["rows"] = me_rows(me)
+    summary["rows"] = me_rows(me) + equal_rows(p99)
     summary["rows"].append(row("health", "GET /api/system/health", "requests/s",
                                measure.figure(steps["health"], "perSecond"), 25000))
     summary["rows"] += memory_rows(memory)
@@ -203,6 +250,11 @@ def main():
         return 130
     finally:
         world.down()
+    past = os.path.join(out, "history.jsonl")
+    before = history.latest(past, summary["machine"])
+    for r in summary["rows"]:
+        r["before"] = before.get(r["name"])
+    history.append(past, summary)
     report.write(out, summary)
     print(report.table(summary))
     print(f"\nWritten: {os.path.relpath(out)}/summary.json and report.html ({summary['tookS']} s)")

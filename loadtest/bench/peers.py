@@ -1,4 +1,4 @@
-"""The peers: the same route in Express and in Go, on the stack's servers and data."""
+"""The peers: the same route in Express, Fastify and Go, on the stack's servers and data."""
 
 import hashlib
 import os
@@ -48,14 +48,11 @@ def _mark_done(mark, state):
         f.write(state)
 
 
-def install_express(out):
-    """node_modules in build/bench/express, at the versions of package.json."""
-    return install(out, "express")
-
-
 def install(out, name):
-    """The same for any peer in Node."""
+    """node_modules in build/bench/NAME, at the versions of package.json."""
     source, folder = os.path.join(SOURCES, name), os.path.join(out, name)
+    shutil.copytree(os.path.join(SOURCES, "common"), os.path.join(out, "common"),
+                    dirs_exist_ok=True)
     mark, state = os.path.join(folder, ".installed"), _newest(source)
     if _is_done(mark, state):
         return folder
@@ -111,9 +108,9 @@ def environment(world, port, log="peer.log"):
 
 
 def start(world, first_slot):
-    """Start both. Their answer must be ours, byte for byte."""
-    express, go = install_express(world.out), build_go(world.out)
-    commands = (("express", ["node", os.path.join(express, "server.js")]), ("go", [go]))
+    """Start them. Their answer must be ours, byte for byte."""
+    commands = [(name, ["node", os.path.join(install(world.out, name), "server.js")])
+                for name in ("express", "fastify")] + [("go", [build_go(world.out)])]
     _, _, ours = world.get("/api/auth/me", world.tokens[0])
     found = []
     for number, (name, argv) in enumerate(commands):

@@ -57,12 +57,13 @@ def median(spread):
 
 def table(summary):
     """Plain text."""
-    widths = (62, 10, 10, 10, 9, 7)
-    lines = [_columns(widths, ("", "median", "least", "most", "goal", ""))]
+    widths = (62, 10, 10, 10, 10, 9, 7)
+    lines = [_columns(widths, ("", "median", "least", "most", "before", "goal", ""))]
     for r in summary["rows"]:
         lines.append(_columns(widths, (f"{r['text']} ({r['unit']})", number(r["median"]),
-                                       number(r["low"]), number(r["high"]), goal(r), met(r))))
-    widths = (26, 8, 10, 10, 8, 8, 8, 8, 8, 8)
+                                       number(r["low"]), number(r["high"]),
+                                       number(r.get("before")), goal(r), met(r))))
+    widths = (30, 8, 10, 10, 8, 8, 8, 8, 8, 8)
     lines += ["", _columns(widths, ("ladder", "clients", "requests/s", "/app CPU s", "p50 ms",
                                     "p99 ms"))]
     for r in summary["ladder"]:
@@ -132,12 +133,13 @@ def spread_of(values):
 
 
 def rows_html(summary):
-    out = ["<table><thead><tr><th>what</th><th>median</th><th>least</th><th>most</th><th>unit</th>"
+    out = ["<table><thead><tr><th>what</th><th>median</th><th>least</th><th>most</th><th>before</th><th>unit</th>"
            "<th>goal</th><th></th></tr></thead><tbody>"]
     for r in summary["rows"]:
         cls = {True: "good", False: "bad", None: ""}[r["met"]]
         out.append(f"<tr><td>{text(r['text'])}</td><td>{number(r['median'])}</td>"
                    f"<td class=dim>{number(r['low'])}</td><td class=dim>{number(r['high'])}</td>"
+                   f"<td class=dim>{number(r.get('before'))}</td>"
                    f"<td class=dim>{text(r['unit'])}</td><td>{text(goal(r))}</td>"
                    f"<td class='{cls}'>{met(r)}</td></tr>")
     return "".join(out) + "</tbody></table>"
@@ -145,7 +147,7 @@ def rows_html(summary):
 
 def peers_html(summary):
     names = (("maxbooster", "maxbooster-api", "ours"), ("go", "Go net/http, pgx, go-redis", "peer"),
-             ("express", "Express 5, pg, ioredis", "peer"))
+             ("fastify", "Fastify 5, pg, ioredis", "peer"), ("express", "Express 5, pg, ioredis", "peer"))
     s = summary["samples"]
 
     def plot(field, unit, mark=None):
@@ -156,12 +158,12 @@ def peers_html(summary):
                    "The bar is the median of the rounds, the whisker goes from least to most.")
             + figure(plot("perSecond", "requests/s through nginx, 32 clients", 10000),
                      "All of them with nginx, PostgreSQL, Redis and the load on the same cores. "
-                     "Express runs as one process."))
+                     "Express and Fastify run as one process."))
 
 
 def ladder_html(summary):
     items = [(r["text"], *of(r["perSecond"]),
-              "ours" if r["name"] in ("health", "maxbooster") else "rung")
+              "rung" if r["name"] in ("static", "null") else "ours")
              for r in summary["ladder"]]
     return figure(bars(items, "requests/s, 32 clients"),
                   "Each step adds a layer: the proxy, the protocol, our code, the stores.")

@@ -25,4 +25,10 @@ end
 local v = gcra(KEYS[2], tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8] or 1))
 v[5] = s[2]
 v[6] = touched
+local w = redis.call('HMGET', KEYS[4], 's', 'l', 'e', 'u')
+if w[4] then
+  local t = redis.call('TIME')
+  if tonumber(w[4]) > t[1] * 1000 + t[2] / 1000 then w[1] = '0' end
+end
+v[7], v[8], v[9] = w[1] or '', w[2] or '0', w[3] or '0'
 return v

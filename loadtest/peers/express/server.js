@@ -14,33 +14,11 @@ const { Pool } = require('pg');
 const pino = require('pino');
 const pinoHttp = require('pino-http');
 
+const { claimOf } = require('../common/claim');
+
 const env = process.env;
 const processes = Number(env.PROCESSES);
 const TOUCH_MS = 60000;
-
-function uuid(bytes) {
-  const h = bytes.toString('hex');
-  return `${h.slice(0, 8)}-${h.slice(8, 12)}-${h.slice(12, 16)}-${h.slice(16, 20)}-${h.slice(20)}`;
-}
-
-// A token is base64url(user id, 16 bytes ‖ secret, 32 bytes); the session's id comes from the
-// secret's hash.
-function claimOf(authorization) {
-  if (authorization === undefined || !authorization.startsWith('Bearer ')) {
-    return null;
-  }
-  const token = Buffer.from(authorization.slice(7), 'base64url');
-  if (token.length !== 48) {
-    return null;
-  }
-  const user = uuid(token.subarray(0, 16));
-  const hash = crypto.createHash('sha256').update(token.subarray(16)).digest();
-  const id = Buffer.from(hash.subarray(0, 16));
-  crypto.createHash('sha256').update(user).digest().copy(id, 0, 0, 4);
-  id[6] = (id[6] & 0x0f) | 0x80;
-  id[8] = (id[8] & 0x3f) | 0x80;
-  return { user, session: uuid(id), hash: hash.toString('hex') };
-}
 
 function problem(req, res, status, code, title, detail) {
   res.status(status).type('application/problem+json').send(JSON.stringify({
@@ -60,7 +38,7 @@ function serve() {
   });
   const redis = new Redis(env.REDIS_URL);
   const lua = fs.readFileSync(env.SCRIPT, 'utf8');
-  redis.defineCommand('sessionCheck', { numberOfKeys: 3, lua });
+  redis.defineCommand('sessionCheck', { numberOfKeys: 4, lua });
   const quota = Number(env.RATE_LIMIT_MAX);
   const windowMs = Number(env.RATE_LIMIT_WINDOW_MS);
   const ttlMs = Number(env.SESSION_TTL) * 1000;
@@ -86,7 +64,7 @@ function serve() {
     }
     const verdict = await redis.sessionCheck(
       `session:{${claim.user}}:${claim.session}`, `rate:{${claim.user}}:default`,
-      `sessions:{${claim.user}}`,
+      `sessions:{${claim.user}}`, `written:{${claim.user}}`,
       claim.hash, Date.now(), TOUCH_MS, ttlMs, claim.session, quota, windowMs);
     if (!Array.isArray(verdict)) {
       unauthenticated(req, res, 'Send a session\'s token as a Bearer token.');

@@ -122,7 +122,7 @@ func (s *server) guard(w http.ResponseWriter, r *http.Request) (string, bool) {
 		return "", false
 	}
 	keys := []string{"session:{" + c.user + "}:" + c.session, "rate:{" + c.user + "}:default",
-		"sessions:{" + c.user + "}"}
+		"sessions:{" + c.user + "}", "written:{" + c.user + "}"}
 	reply, err := s.script.Run(r.Context(), s.redis, keys, c.hash, time.Now().UnixMilli(), touchMS,
 		s.ttlMS, c.session, s.quota, s.windowMS).Result()
 	if err != nil {
@@ -131,7 +131,7 @@ func (s *server) guard(w http.ResponseWriter, r *http.Request) (string, bool) {
 		return "", false
 	}
 	verdict, ok := reply.([]any)
-	if !ok || len(verdict) != 6 {
+	if !ok || len(verdict) != 9 {
 		refuse(w, r, 401, "unauthenticated", "No valid session", sendToken)
 		return "", false
 	}
