@@ -44,7 +44,7 @@ def media(tmp_path):
     (tracks.hour_of_silence, {"codec": "flac", "durationMs": 3600000}),
     (tracks.speech, {"codec": "pcm_s16le", "channels": 1}),
     (tracks.ogg_named_mp3, {"container": "ogg", "codec": "vorbis"}),
-    (tracks.truncated_wav, {"codec": "pcm_s16le", "durationMs": 1695}),
+    (tracks.truncated_wav, {"codec": "pcm_s16le", "durationMs": 1700}),
 ], ids=lambda v: getattr(v, "__name__", None))
 def test_probe_tells_what_a_file_is(media, make, want):
     told = media.probe(make())
@@ -86,6 +86,18 @@ def test_probe_tells_to_the_millisecond_how_long_decoding_is(media, target):
     result, _ = media.convert({"format": "wav"}, data)
     assert result["sampleRate"] == rate
     assert abs(media.probe(data)["durationMs"] - result["durationMs"]) <= (1 if target != "aac" else 30)
+
+
+def test_a_wav_without_its_length_is_heard_to_its_last_sample(media):
+    """As a program leaves it that wrote into a pipe; also one that is cut off in the middle of a sample."""
+    data = subprocess.run(["ffmpeg", "-v", "error", "-i", "-", "-f", "wav", "-"], input=tracks.wav(5),
+                          capture_output=True, check=True, timeout=60).stdout
+    assert b"data\xff\xff\xff\xff" in data
+    _, whole = media.convert({"format": "wav"}, tracks.wav(5))
+    _, made = media.convert({"format": "wav"}, data)
+    assert made[44:] == whole[44:]
+    _, made = media.convert({"format": "wav"}, data[:-3])
+    assert made[44:] == whole[44:-4]
 
 
 def header(rate=44100, channels=2, bits=16, data=b"\0" * 4000, claim=None):

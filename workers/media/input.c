@@ -166,7 +166,15 @@ static enum media_fault choose_stream(struct input *in)
     if (in->format->nb_streams > INPUT_STREAMS_MAX) {
         return fault(in, MEDIA_FAULT_STREAMS, INPUT_STREAMS_MAX);
     }
-    return in->stream == NULL ? MEDIA_FAULT_NO_AUDIO : MEDIA_OK;
+    if (in->stream == NULL) {
+        return MEDIA_FAULT_NO_AUDIO;
+    }
+    /* A packet that the end of the file cuts short counts as corrupt. Of samples as they are, each
+     * one that is there is good: a WAV written into a pipe, without its length, ends like this. */
+    if (av_get_exact_bits_per_sample(in->stream->codecpar->codec_id) >= 8) {
+        in->format->flags &= ~AVFMT_FLAG_DISCARD_CORRUPT;
+    }
+    return MEDIA_OK;
 }
 
 static enum media_fault check_claims(struct input *in, int rate, int channels)
