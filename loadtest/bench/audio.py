@@ -8,12 +8,14 @@ import json
 import os
 import shutil
 import statistics
+import subprocess
 import threading
 import time
 import urllib.request
 
 import single
 from measure import ratio, spread
+from world import Refusal, descendants, procs
 
 MINUTES, LONG_MINUTES = 4, 60
 MIX_TRACKS = 8
@@ -26,7 +28,16 @@ FORMATS = {
     "ogg": ({"quality": 6}, ["-c:a", "libvorbis", "-q:a", "6"]),
     "opus": ({"bitrate": 192000}, ["-c:a", "libopus", "-b:a", "192k", "-ar", "48000"]),
 }
-LONG_FORMATS = ("flac", "mp3")
+LONG_FORMATS = ("wav", "flac", "mp3")
+DAY_HOURS, CHILD_MIB_MAX = 8, 64
+# What is asked of eight hours: those that are cheap, and with --long all.
+DAY = {"wav": ("convert", {"format": "wav"}), "m4a": ("convert", {"format": "m4a"}),
+       "zooms": ("waveform", {"zoom": [32, 64, 256]})}
+DAY_LONG = {**{kind: ("convert", {"format": kind}) for kind in FORMATS},
+            "mix": ("mix", {"format": "flac", "tracks": [{}, {"offsetMs": 1000}]}),
+            "lufs": ("convert", {"format": "flac", "targetLufs": -14}), "analyse": ("analyse", {})}
+CANCELS, CANCEL_MS_MAX, CHILD_WITHIN_S = 40, 200, 60
+COMM_MAX = 15  # of a name that the kernel keeps
 PROBES_PER_SECOND, PROBE_THREADS, PROBE_S = 100, 4, 12
 BUSY_JOBS = 24
 
@@ -73,9 +84,9 @@ class Audio:
         pairs = [(single.timed(theirs), single.timed(ours, self.environment))
                  for _ in range(rounds)]
         mine, other = [o for _, o in pairs], [f for f, _ in pairs]
-        for field, unit, most in (("wallS", "wall time", goal), ("cpuS", "CPU time", None)):
-            self.rows.append((f"{name}-{field[:-1]}", f"{text}, {unit}, × ffmpeg",
-                              ratio(mine, other, field), most,
+        for field, unit in (("wallS", "wall time"), ("cpuS", "CPU time")):
+            self.rows.append((f"{name}-{field[:-1]}", f"{text}, {unit}, × ffmpeg", "×",
+                              ratio(mine, other, field), goal,
                               statistics.median(s[field] for s in mine),
                               statistics.median(s[field] for s in other)))
 
@@ -111,6 +122,75 @@ class Audio:
                         *[path] * MIX_TRACKS),
                     ["ffmpeg", "-v", "error", "-nostdin", "-y", *inputs, "-filter_complex",
                      f"amix=inputs={MIX_TRACKS}", "-c:a", "pcm_s16le", out + ".wav"], rounds, 1.15)
+
+    # ---- memory ----
+
+    def memory(self, what):
+        """The most that a child has resident, its share of the parent's blocks included, over
+        eight hours of silence, of which nothing can be skipped."""
+        path = os.path.join(self.folder, "day.flac")
+        single.run(["ffmpeg", "-v", "error", "-nostdin", "-y", "-f", "lavfi", "-t",
+                    str(DAY_HOURS * 3600), "-i", "anullsrc=r=44100:cl=stereo", "-sample_fmt", "s16",
+                    "-compression_level", "0", path])
+        for name, (operation, params) in what.items():
+            program = subprocess.Popen(
+                self._driver("--discard", "run", operation, json.dumps(params), "out",
+                             *[path] * len(params.get("tracks", [{}]))),
+                env=self.environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+            _, status, used = os.wait4(program.pid, 0)  # of it and of its children the larger
+            program.returncode = os.waitstatus_to_exitcode(status)
+            if program.returncode != 0:
+                raise Refusal(f"{operation} of eight hours failed")
+            self.rows.append((f"memory-{name}", f"peak memory of a child, 8 hours: {operation} "
+                              f"{json.dumps(params)}", "MiB", spread([used.ru_maxrss / 1024]),
+                              CHILD_MIB_MAX, None, None))
+
+    # ---- cancelling ----
+
+    def _media(self):
+        """Pids of the stack's media children."""
+        workers = [p.pid for p in procs.of_stack(self.world.place.root)
+                   if procs.command(p.pid) == "maxbooster-worker"[:COMM_MAX]]
+        return {pid for worker in workers for pid in descendants(worker)
+                if procs.command(pid) == "maxbooster-media"[:COMM_MAX]}
+
+    def _end_jobs(self):
+        """Nothing runs afterwards: neither a job of a test before nor an analysis."""
+        token = self.world.tokens[0]
+        _, _, body = self.world.get("/api/jobs?limit=100", token)
+        for job in json.loads(body)["items"]:
+            if job["status"] in ("queued", "processing"):
+                self.world.delete(f"/api/jobs/{job['jobId']}", token)
+        self._until(lambda: not self._media(), "the workers to be idle")
+
+    @staticmethod
+    def _until(holds, what):
+        deadline = time.monotonic() + CHILD_WITHIN_S
+        while not (found := holds()):
+            if time.monotonic() > deadline:
+                raise Refusal(f"Waited {CHILD_WITHIN_S} s for {what}.")
+            time.sleep(0.002)
+        return found
+
+    def cancel(self):
+        """From the request that cancels to the end of the child."""
+        token, waits = self.world.tokens[0], []
+        self._end_jobs()
+        for i in range(CANCELS):
+            job = self.world.post("/api/audio/convert", {
+                "fileId": self.objects[LONG_MINUTES]["fileId"], "format": "wav" if i % 2 else "opus"},
+                token)["jobId"]
+            child = self._until(self._media, "a child").pop()
+            time.sleep(0.1 + 0.01 * i)  # at any time of its work
+            began = time.monotonic()
+            self.world.delete(f"/api/jobs/{job}", token)
+            self._until(lambda child=child: not os.path.exists(f"/proc/{child}"), "its end")
+            waits.append((time.monotonic() - began) * 1000)
+        waits.sort()
+        p99 = waits[int(len(waits) * 0.99)]
+        self.rows.append(("audio-cancel", "cancelling a running job, until its child has ended, p99",
+                          "ms", {"median": p99, "low": waits[0], "high": waits[-1]}, CANCEL_MS_MAX,
+                          statistics.median(waits), None))
 
     # ---- requests beside busy workers ----
 
@@ -158,12 +238,12 @@ class Audio:
             ratios.append(beside[-1] / alone[-1])
             time.sleep(2)
         self.rows.append(("p99-busy", "GET /api/auth/me at 100/s, p99, workers saturated × idle",
-                          spread(ratios), 1.5, statistics.median(beside),
+                          "×", spread(ratios), 1.5, statistics.median(beside),
                           statistics.median(alone)))
 
 
 def run(world, rounds, is_long):
-    """Rows: (name, text, {median, low, high}, goal at most, ours, peer's)."""
+    """Rows: (name, text, unit, {median, low, high}, goal at most, ours, peer's)."""
     audio = Audio(world)
     try:
         audio.waveform(MINUTES, rounds + 2)
@@ -174,6 +254,8 @@ def run(world, rounds, is_long):
         for kind in FORMATS if is_long else LONG_FORMATS:
             audio.convert(LONG_MINUTES, kind, 1)
         audio.mix(rounds)
+        audio.memory({**DAY, **DAY_LONG} if is_long else DAY)
+        audio.cancel()
         audio.requests_beside_workers(rounds)
     finally:
         audio.done()

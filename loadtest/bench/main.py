@@ -157,8 +157,8 @@ def memory_rows(memory):
 
 
 def audio_rows(found):
-    return [row(name, text, "×", value, goal, True, ours=ours, peer=peer)
-            for name, text, value, goal, ours, peer in found]
+    return [row(name, text, unit, value, goal, True, ours=ours, peer=peer)
+            for name, text, unit, value, goal, ours, peer in found]
 
 
 def ladder_table(samples, me):
@@ -236,7 +236,7 @@ def main():
                         help="of each run with kept connections")
     parser.add_argument("--overload-seconds", type=int, default=10, help="of each storm")
     parser.add_argument("--long", action="store_true",
-                        help="convert an hour to every format, not to two")
+                        help="convert an hour to every format, and give every job eight hours")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the stack is dropped
     out = os.path.join(options.build, "bench")
