@@ -34,6 +34,7 @@ import psycopg2  # noqa: E402
 LOADTEST = os.path.join(REPO, "loadtest")
 K6 = os.path.expanduser("~/.cache/maxbooster/k6-v1.8.1/k6")
 SAY_EVERY_S = 30
+FOREIGN_CORES = 0.2  # of other work: from here on it is told in the first sentence
 JOBS_WITHIN_S = 120  # what was promised is done this soon after the load
 
 
@@ -230,7 +231,8 @@ class Run:
         return {
             "phase": self.options.phase, "pass": is_whole and all(r["good"] for r in verdict),
             "users": target["users"], **run, "verdict": verdict, "isWhole": is_whole,
-            "scope": scope(self, is_whole), "target": target, "profile": self.options.profile,
+            "scope": scope(self, is_whole, watch.foreign_cores()), "foreignCores": watch.foreign_cores(),
+            "target": target, "profile": self.options.profile,
             "rates": self.rate, "byName": self.samples.by_name(), "seeded": seeded,
             "failures": count_up(self.samples.why.values()),
             "server": watch.server_histogram(), "metricsMissed": watch.missed,
@@ -250,7 +252,7 @@ class Run:
             "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.samples.start_ms / 1000))}, watch
 
 
-def scope(run, is_whole):
+def scope(run, is_whole, foreign_cores):
     """What the figures speak of, in a sentence."""
     target, words = run.target, []
     if target["isInFull"]:
@@ -261,6 +263,9 @@ def scope(run, is_whole):
     if not is_whole:
         words.append("Shortened, without its faults, at another rate or with another profile: this is no "
                      "verdict, whatever the figures say.")
+    if foreign_cores > FOREIGN_CORES:
+        words.append(f"The machine did other work meanwhile, {foreign_cores:.1f} of its {os.cpu_count()} cores: "
+                     "figures are worse for that.")
     return " ".join(words)
 
 

@@ -21,7 +21,7 @@ gap:12px;margin:20px 0}.card{background:var(--card);border-radius:10px;padding:1
 .card small{color:var(--soft)}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 th{text-align:left;font-weight:600;color:var(--soft);font-size:13px}
 td,th{padding:6px 10px 6px 0;border-bottom:1px solid var(--line);vertical-align:top}
-.r{text-align:right}.ok{color:var(--green);font-weight:600}.bad{color:var(--red);font-weight:600}
+.r{text-align:right;white-space:nowrap}.ok{color:var(--green);font-weight:600}.bad{color:var(--red);font-weight:600}
 svg{width:100%;height:auto;display:block;margin:6px 0}.grid{stroke:var(--line);stroke-width:1}
 .axis{fill:var(--soft);font-size:11px}.mark{fill:var(--ink);font-size:11px;font-weight:600}
 .band{fill:var(--band);opacity:.22}.band.missed{fill:var(--red);opacity:.25}
@@ -192,7 +192,8 @@ def page(summary, samples, watch):
         "<h2>Cores</h2>"
         f"<p>{key('generator', 'blue')}{key('machine', 'grey')}<span class='soft'>generator "
         f"{number(generator['cores'])} cores on average, {number(generator['coresMax'])} in its busiest 5 s; "
-        f"the whole machine {number(s['machineCores'])} of {s['machine']['cpus']}</span></p>",
+        f"the whole machine {number(s['machineCores'])} of {s['machine']['cpus']}, of which other work "
+        f"{number(s['foreignCores'])}</span></p>",
         plots.cores(watch.rows, total, windows, 0.7), _cpu(s), _by_name(s),
         f"<h2>Data</h2><p>{s['seeded']['users']:,} users with a session each, {s['seeded']['tracks']:,} tracks, "
         f"{s['seeded']['jobs']:,} jobs, {s['seeded']['databaseBytes'] >> 20:,} MB in PostgreSQL, seed "

@@ -7,7 +7,7 @@ import time
 import urllib.error
 import urllib.request
 
-from measure import TICKS  # loadtest/bench
+TICKS = os.sysconf("SC_CLK_TCK")
 
 LOOK_S, PROCESSES_S = 1, 5
 BUCKET = re.compile(r'^http_server_request_duration_seconds_bucket\{http_route="([^"]*)",'
@@ -38,7 +38,7 @@ def machine_s():
 
 def tier_of(program):
     """api, postgres, redis … of a program's name; what a name does not tell is "other"."""
-    found = re.match(r"(api|postgres|replica|redis|s3|nginx|worker|scheduler)", program)
+    found = re.match(r"(api|postgres|replica|redis|s3|nginx|worker|scheduler|edge)", program)
     return found.group(1) if found else \
         {"maxbooster-api": "api", "maxbooster-media": "worker", "maxbooster-worker": "worker"}.get(
             program, "other")
@@ -71,6 +71,7 @@ class Watch:
         self.programs = {}       # {pid: (program, first, last)}
         self.servers = {i.number: ServerHistogram() for i in fleet.topology.instances}
         self.missed = 0
+        self.own_before = os.times().user + os.times().system
         self.began = time.monotonic()
         self._stop = threading.Event()
         self._look_at_processes()
@@ -131,6 +132,13 @@ class Watch:
     def machine_cores(self):
         """Mean of the machine's cores in use, by everything on it."""
         return sum(row[2] for row in self.rows) / max(1, len(self.rows))
+
+    def foreign_cores(self):
+        """Cores that neither the stack nor the generator nor we have used: other work on the machine."""
+        seconds = self.rows[-1][0] if self.rows else 1
+        ours = os.times()
+        used = sum(self.cpu_by_tier().values()) + ours.user + ours.system - self.own_before
+        return max(0.0, self.machine_cores() - self.generator_cores()[0] - used / seconds)
 
     def cpu_by_tier(self):
         """CPU seconds; of a process that was seen first while the load ran, all of them."""
