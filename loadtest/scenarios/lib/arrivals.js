@@ -2,13 +2,18 @@
 // when a busy generator came to it. The same sums as k6's executors make.
 
 const WARM = 0.1; // share of the rate that a warm-up begins with
+const UNIT_S = 10; // k6 takes whole numbers of requests per this many seconds
+
+/** The rate that k6 can do, so that our sums are about the same one. */
+const round = (ratePerS) => Math.round(ratePerS * UNIT_S) / UNIT_S;
 
 /** Stages of a scenario: [{seconds, from, to}], rates in requests a second. */
 export function stagesOf(profile, ratePerS, seconds) {
   const stages = profile.stages.map(([share, from, to]) => (
-    { seconds: share * seconds, from: from * ratePerS, to: to * ratePerS }));
+    { seconds: share * seconds, from: round(from * ratePerS), to: round(to * ratePerS) }));
   if (profile.warmupS) {
-    stages.unshift({ seconds: profile.warmupS, from: WARM * stages[0].from, to: stages[0].from });
+    stages.unshift({ seconds: profile.warmupS, from: round(WARM * stages[0].from),
+      to: stages[0].from });
   }
   return stages;
 }
@@ -39,11 +44,10 @@ export function arrivalS(stages, n) {
 
 /** The options of a k6 executor that starts iterations at exactly those times. */
 export function executor(stages) {
-  const unit = 10; // rates are whole numbers per this many seconds
-  const per = (rate) => Math.round(rate * unit);
+  const per = (rate) => Math.round(rate * UNIT_S);
   if (isConstant(stages)) {
     const seconds = stages.reduce((sum, s) => sum + s.seconds, 0);
-    return { executor: 'constant-arrival-rate', rate: per(stages[0].from), timeUnit: `${unit}s`,
+    return { executor: 'constant-arrival-rate', rate: per(stages[0].from), timeUnit: `${UNIT_S}s`,
       duration: `${seconds}s` };
   }
   const ramp = [];
@@ -53,6 +57,6 @@ export function executor(stages) {
     }
     ramp.push({ duration: `${seconds}s`, target: per(to) });
   });
-  return { executor: 'ramping-arrival-rate', startRate: per(stages[0].from), timeUnit: `${unit}s`,
+  return { executor: 'ramping-arrival-rate', startRate: per(stages[0].from), timeUnit: `${UNIT_S}s`,
     stages: ramp };
 }
