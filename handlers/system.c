@@ -195,6 +195,12 @@ enum err h_system_status(struct req *r)
     return req_reply_json(r, is_ready ? 200 : 503, &json);
 }
 
+enum err h_system_edge(struct req *r)
+{
+    metrics_layer(LAYER_EDGE);
+    return req_reply_empty(r, 204);
+}
+
 static void add_item(void *context, const struct config_item *item)
 {
     struct strbuf *json = context;

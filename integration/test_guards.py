@@ -2,6 +2,7 @@
 import collections
 import concurrent.futures
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -80,16 +81,46 @@ def test_the_limiter_admits_exactly_the_quota_over_processes_and_instances(priva
             assert statuses == {200: 100, 429: 1900}, statuses
 
 
+def edge_follows(stack):
+    """Wait until who carries limits to the edge is there."""
+    wait_until(lambda: "/edge/" in stack.ctl("config", "members").stdout, 20, "the edge to follow")
+
+
+def test_the_edge_acts_before_the_api_is_asked_and_says_so(private, tell):
+    """A client that goes on past twice the quota does not reach the API any more."""
+    user, other = private.user(), private.user()
+    edge_follows(private)
+    tell(RATE_LIMIT_MAX=10, RATE_LIMIT_WINDOW_MS=3600000)
+    rests(private, "edge")
+    before = private.metrics()["maxbooster_rate_limited_total"]
+
+    def refused():
+        reply = user.client.get("/api/auth/me")
+        return reply if reply.status == 429 else None
+    replies = [refused() for _ in range(60)]
+    assert private.metrics()["maxbooster_rate_limited_total"] - before <= 15, "the API refused the rest of 20"
+    assert sum(r is not None for r in replies) >= 45
+    assert replies[-1].code == "rate_limited" and int(replies[-1].headers["Retry-After"]) >= 1
+    wait_until(lambda: refused() and "edge" in degradation(private)[1], 20, "status to tell", every=0)
+    wait_until(lambda: refused() and private.metrics()['maxbooster_layer_active{layer="edge"}'], 20,
+               "the metrics to tell", every=0)
+    lines = [json.loads(line) for line in (private.folder / "log/edge.log").read_text().splitlines()]
+    refusals = [line for line in lines if line["event"] == "refused" and line["path"] == "/api/auth/me"]
+    assert {line["status"] for line in refusals} == {429} and len(refusals) >= 35
+    other.client.get("/api/auth/me", expect=200)
+    rests(private, "edge")
+
+
 def test_the_edge_follows_what_the_fleet_is_told(private, tell):
     """More than the edge let through before, as fast as one client asks; then it is narrow again."""
     user, names = private.user(), ("zone.conf", "requests.conf", "connections.conf", "policy.conf")
 
     def files():
         return [(private.folder / "run/edge" / name).read_text() for name in names]
+    edge_follows(private)
     before = files()
     tell(RATE_LIMIT_MAX=100000)
     assert collections.Counter(user.client.get("/api/auth/sessions").status for _ in range(1000)) == {200: 1000}
-    assert "/edge/" in private.ctl("config", "members").stdout
     tell(RATE_LIMIT_MAX="")
     assert files() == before
     private.kill_main("edge-limits")

@@ -105,6 +105,12 @@ def test_the_cache_before_s3_is_told_which_urls_are_ours(stack, user):
     stack.client().get("/presigned", headers={"X-S3-Target": target}, expect=404)
 
 
+def test_the_edge_is_told_of_by_the_inner_address_only(stack, api):
+    Client(stack.metrics_url.removesuffix("/metrics")).post("/edge", expect=204)
+    api.post("/edge", expect=404)
+    api.post("/edge_told", expect=404)
+
+
 def test_an_unknown_path_is_a_problem_404(api):
     for path in ("/", "/api", "/api/", "/api/nothing", "/index.html", "/api/system/health/"):
         reply = api.get(path, expect=404)

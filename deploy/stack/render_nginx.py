@@ -67,7 +67,7 @@ def problems(repo, conf, edge, is_s3=False):
         if status == 405:
             out.append('    add_header Allow "GET, HEAD, POST, PUT, PATCH, DELETE" always;')
         if status == 429 and not is_s3:
-            out.append(f"    include {edge}/policy.conf;")
+            out += [f"    include {edge}/policy.conf;", "    post_action /edge_told;"]
         if status in RETRY_AFTER_S:
             wait = RETRY_AFTER_S[status]
             out.append(f"    add_header Retry-After {wait} always;")
@@ -134,6 +134,10 @@ def _metrics_servers(place, topology):
             f"        include {place.path('conf', 'security_headers.conf')};",
             "        client_max_body_size 1k;",
             "        location = /metrics {",
+            f"            include {place.path('conf', 'api.conf')};",
+            f"            fastcgi_pass unix:{place.sockets}/{i.program}.sock;",
+            "        }",
+            "        location = /edge {",
             f"            include {place.path('conf', 'api.conf')};",
             f"            fastcgi_pass unix:{place.sockets}/{i.program}.sock;",
             "        }",
