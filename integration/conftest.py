@@ -80,6 +80,7 @@ def pytest_sessionfinish(session, exitstatus):
     if exitstatus in (0, 1) and is_whole_run(config) and stacks.Stack.from_environment():
         stacks.Stack.from_environment().note_fired()
         judge(session, "contract", "tools/check_contract.py")
+        judge(session, "what fired", "tools/check_fired.py")
 
 
 def judge(session, title, program):

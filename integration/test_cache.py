@@ -75,6 +75,18 @@ def test_one_builds_and_the_others_wait(private):
     assert private.metrics()["maxbooster_db_calls_total"] - before <= 3
 
 
+def test_while_somebody_builds_the_others_are_told_the_old_value(private):
+    user = private.user()
+    fresh, _ = look(private, user, expect=200)
+    key, redis = entry(private, user), private.redis()
+    now_ms = redis.time()[0] * 1000
+    redis.hset(key, mapping={"e": now_ms - 1000, "b": now_ms + 10000})  # its time is over, and somebody has the lease
+    before = private.metrics()["maxbooster_cache_stale_total"]
+    stale, line = look(private, user, expect=200)
+    assert (stale.content, line["dbCount"]) == (fresh.content, 0)
+    assert private.metrics()["maxbooster_cache_stale_total"] == before + 1
+
+
 def test_the_number_of_keys_keeps_to_its_budget(private, tell):
     users = [private.user() for _ in range(40)]
     redis = private.redis()

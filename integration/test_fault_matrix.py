@@ -8,6 +8,7 @@ import re
 import subprocess
 import types
 
+import psycopg2
 import pytest
 
 from harness import audio, fired, mail
@@ -200,6 +201,42 @@ def test_what_hangs_takes_no_thread_and_is_probed_by_one_of_all_processes(case):
     case.link.is_silent = False
     case.link.cut()
     wait_until(lambda: all_well(case), 20, f"{case.check} to be used again")
+
+
+def test_further_tries_of_s3_keep_to_their_budget(private):
+    """The breaker is out of the way here. A process has 30 further tries saved up, and each call that
+    fails earns it a tenth of one."""
+    user, link, calls = user_with_a_neighbour(private), SlowLink(private.port + Storage.target), 12
+    settings = LIMITS | {"S3_RETRIES": 10, "S3_BACKOFF_MS": 1, "DEPEND_BREAKER_FAILURES": 1000}
+    with contextlib.closing(link), api_instance(private, "budget", 1, **settings,
+                                                **Storage.settings(private, user, link.port)) as api:
+        link.down()
+        for _ in range(calls):
+            status, document = api.ask("POST", "/api/audio/complete-upload", user.client.token,
+                                       {"key": user.pending["key"]})
+            assert (status, document["code"]) == (503, "dependency_unavailable")
+        found = api.metrics()
+        tries = found["maxbooster_retries_total"]
+        assert 30 <= tries <= 30 + (calls + tries) / 10 + 1
+        assert found["maxbooster_retries_refused_total"] >= calls - 4
+        link.up()
+        assert api.ask("POST", "/api/audio/complete-upload", user.client.token, {"key": user.pending["key"]})[0] == 409
+
+
+def test_a_lease_is_told_while_it_is_held(private):
+    """A statement waits for a lock; the connection is in use as long."""
+    user = private.user()
+    used = "maxbooster_db_connections_used"
+    with contextlib.closing(psycopg2.connect(private.shard_urls()[private.shard_of(user.id)])) as locker:
+        locker.cursor().execute("LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(user.client.get, "/api/auth/me")
+            wait_until(lambda: any(v > 0 for k, v in private.metrics().items() if k.startswith(used)), 4,
+                       "the lease to be told")
+            locker.rollback()
+            assert waiting.result().status == 200
+    wait_until(lambda: not any(v > 0 for k, v in private.metrics().items() if k.startswith(used)), 10,
+               "all leases to be given back")
 
 
 # --- SMTP: mails are a worker's. ---

@@ -11,7 +11,8 @@ import psycopg2
 import pytest
 
 
-from harness import bus, queuelab
+from harness import bus, fired, queuelab
+from harness.apilab import api_of
 from harness.waits import wait_until
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -220,7 +221,8 @@ def test_a_stream_keeps_about_as_many_events_as_it_is_told_to(lab):
 
 
 def test_relayed_events_are_swept_after_their_time_and_others_are_not(lab):
-    lab.scheduler(EVENT_KEEP_S="60", SWEEP_INTERVAL_S="1")
+    door = queuelab.free_port()
+    lab.scheduler(EVENT_KEEP_S="60", SWEEP_INTERVAL_S="1", METRICS_PORT=str(door))
     user = queuelab.user_id()
     with connect(lab, user) as connection:
         for _ in range(3):
@@ -230,6 +232,8 @@ def test_relayed_events_are_swept_after_their_time_and_others_are_not(lab):
     lab.postgres.sql(shard, "UPDATE outbox SET relayed_at = now() - interval '61 s' WHERE seq < 3")
     wait_until(lambda: lab.postgres.sql(shard, "SELECT seq FROM outbox") == [(3,)], WITHIN_S,
                "the sweep")
+    wait_until(lambda: sum(v for k, v in fired.page(door).items() if k.startswith("maxbooster_sweep_swept_total")) == 2,
+               WITHIN_S, "the metric")
     with connect(lab, user) as connection:
         assert add(connection, user) == 4  # the number goes on
 
@@ -345,8 +349,8 @@ def test_an_event_that_the_bus_will_never_take_is_parked_and_stops_nobody(lab):
                                         "parked_at IS NOT NULL")
     assert seq == 2 and "400" in reason and "bytes" in reason
     wait_for_line(scheduler, "is parked")
-    wait_until(lambda: lab.redis.client.hget("metrics:{outbox}", "parked") == b"1", WITHIN_S,
-               "the metric")
+    with api_of(queuelab.build("bin/maxbooster-api")[0], "outbox", **lab.env()) as api:
+        wait_until(lambda: api.metrics().get("maxbooster_outbox_parked") == 1, WITHIN_S, "the metric")
 
 
 def test_a_partition_that_fails_leaves_the_others_alone(lab):
@@ -397,11 +401,12 @@ def test_the_depth_and_the_age_are_told(lab):
         add(connection, user)
     lab.scheduler()
 
-    def told(name):
-        return int(lab.redis.client.hget("metrics:{outbox}", name) or -1)
-    wait_until(lambda: told("waiting") == 2 and told("oldest_ms") > 0, WITHIN_S, "the metrics")
-    lab.redis.client.delete(bus.stream(int(queuelab.owned_id(user)[:8], 16) % bus.PARTITIONS))
-    wait_until(lambda: told("waiting") == 0 and told("relayed") == 2, WITHIN_S, "the metrics")
+    with api_of(queuelab.build("bin/maxbooster-api")[0], "outbox", **lab.env()) as api:
+        def told(name):
+            return api.metrics().get(f"maxbooster_outbox_{name}", -1)
+        wait_until(lambda: told("waiting") == 2 and told("oldest_milliseconds") > 0, WITHIN_S, "the metrics")
+        lab.redis.client.delete(bus.stream(int(queuelab.owned_id(user)[:8], 16) % bus.PARTITIONS))
+        wait_until(lambda: told("waiting") == 0 and told("relayed_total") == 2, WITHIN_S, "the metrics")
 
 
 def test_a_scheduler_that_stood_still_harms_nobody(lab, writers):

@@ -4,7 +4,6 @@ Needs no stack, as test_queue.py."""
 import json
 import threading
 import time
-import urllib.request
 
 import pytest
 
@@ -268,15 +267,9 @@ def test_partitions_share_the_work_and_lose_none(lab):
     wait_until(lambda: driver("stats", "email")["known"] == 0, 10, "all is forgotten")
     driver.close()
 
-def metrics_of(port):
-    """{sample: value} at a door."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as reply:
-        return fired.samples(reply.read().decode())
-
-
 def test_workers_and_schedulers_tell_their_figures(lab):
     ports = [queuelab.free_port(), queuelab.free_port()]
-    lab.worker(METRICS_PORT=str(ports[0]))
+    worker = lab.worker(METRICS_PORT=str(ports[0]))
     lab.scheduler(METRICS_PORT=str(ports[1]), SWEEP_INTERVAL_S="1")
     held = lab.welcome("hold-m@example.org")
     dead = lab.row({"template": "no", "email": "m@example.org"})
@@ -284,20 +277,29 @@ def test_workers_and_schedulers_tell_their_figures(lab):
     wait_until(lambda: lab.mail.arrived["hold-m@example.org"], 20, "a job at work")
     later = lab.row({"template": "welcome", "email": "m2@example.org"}, push=False)
     lab.driver.push("email-send", None, 600000, later)
-    told = metrics_of(ports[0])
+    told = fired.page(ports[0])
     assert told['maxbooster_job_attempts_total{type="email-send",ending="failed"}'] == 1
     assert told['maxbooster_job_duration_seconds_count{type="email-send"}'] == 1
     assert told["maxbooster_worker_busy_threads"] == 1
     assert told["maxbooster_worker_threads"] == 2
 
     def figures():
-        found = metrics_of(ports[1])
+        found = fired.page(ports[1])
         return all(found.get(name) == 1 for name in (  # they are some moments old
             'maxbooster_job_running{type="email-send"}', "maxbooster_scheduler_leading",
             'maxbooster_queue_work{queue="email"}', 'maxbooster_job_dead{type="email-send"}',
             'maxbooster_queue_jobs{queue="email",state="delayed"}'))
     wait_until(figures, 20, "the leader's figures")
-    wait_until(lambda: metrics_of(ports[1]).get(
+    wait_until(lambda: fired.page(ports[1]).get(
         'maxbooster_sweep_rounds_total{sweep="jobs",outcome="good"}', 0) > 0, 20, "a sweep")
+    worker.kill()
+    wait_until(lambda: fired.page(ports[1])["maxbooster_scheduler_recovered_total"] == 1, 20, "the lease to be found")
+    lab.ctl("queue", "pause", "email")
+    wait_until(lambda: fired.page(ports[1])['maxbooster_queue_paused{queue="email"}'] == 1, 20, "the pause to be told")
+    lab.ctl("queue", "resume", "email")
     lab.mail.gate.set()
+    lab.worker()
     lab.ends(held)
+    lab.ctl("cron", "set", "fast", "email-send", "* * * * * *", "UTC", "all")
+    wait_until(lambda: fired.page(ports[1])["maxbooster_scheduler_cron_jobs_total"] > 0, 20, "a tick to be told")
+    lab.ctl("cron", "drop", "fast")

@@ -38,6 +38,13 @@ def test_what_has_not_fired_is_told():
     assert check_fired.faults([], ["status"], ALL) == ["status: in no log line of this run"]
 
 
+def test_what_needs_replicas_is_judged_where_there_are_some():
+    (name, need), = check_fired.NEEDS.items()
+    assert check_fired.faults([name], [], ALL) == []
+    assert check_fired.faults([name], [], ALL | {need}) != []
+    assert check_fired.faults([name], [], ALL | {need, f"{name}"}) == []
+
+
 def test_a_longer_name_does_not_stand_for_a_shorter_one():
     assert not check_fired.has_fired("maxbooster_a", {"maxbooster_a_total"})
 

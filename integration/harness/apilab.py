@@ -56,15 +56,22 @@ class Instance:
 @contextlib.contextmanager
 def api_instance(stack, name, processes=1, **values):
     """Starts one, with the stack's settings but for values; gone at the end."""
+    env = {"CONFIG_FILE": str(stack.folder / "stack.env"), **values}
+    with api_of(stack.folder / "bin/maxbooster-api", name, processes, **env) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def api_of(program, name, processes=1, **values):
+    """The same by program and settings."""
     with tempfile.TemporaryDirectory(prefix="mb-api-") as folder:
         path = f"{folder}/{name}.sock"
         shm = f"/dev/shm/{pathlib.Path(folder).name}"
-        env = {"CONFIG_FILE": str(stack.folder / "stack.env"), "PATH": os.environ["PATH"],
-               "INSTANCE_ID": name, "INSTANCE_SHM": shm, "API_PROCESSES": str(processes),
-               **{k: str(v) for k, v in values.items()}}
+        env = {"PATH": os.environ["PATH"], "INSTANCE_ID": name, "INSTANCE_SHM": shm,
+               "API_PROCESSES": str(processes), **{k: str(v) for k, v in values.items()}}
         process = subprocess.Popen(
             ["/usr/bin/spawn-fcgi", "-n", "-s", path, "-b", "1024", "--", "/usr/bin/multiwatch", "-f",
-             str(processes), "-s", "QUIT", "--", str(stack.folder / "bin/maxbooster-api")], env=env,
+             str(processes), "-s", "QUIT", "--", str(program)], env=env,
             stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
         try:
             found = Instance(path)

@@ -3,7 +3,9 @@
 Kept beside the record of replies, one name a line; tools/check_fired.py holds them against the docs."""
 import os
 import pathlib
+import re
 import sys
+import urllib.request
 
 from . import record
 
@@ -23,6 +25,12 @@ def samples(text):
     found = {name: float(value) for name, _, value in lines}
     note(name for name, value in found.items() if value)
     return found
+
+
+def page(port):
+    """The same of a door of the loopback."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as reply:
+        return samples(reply.read().decode())
 
 
 _noted = set()
@@ -45,7 +53,7 @@ def note_fields(files, fields):
             while piece := lines.read(1 << 24):
                 piece += lines.readline()
                 note(f"log:{field}" for field in fields if f"log:{field}" not in _noted
-                     and f',"{field}":'.encode() in piece)
+                     and re.search(f'[{{,]"{field}":'.encode(), piece))
 
 
 def read_all():

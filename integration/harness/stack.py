@@ -160,6 +160,8 @@ class Stack:
         """Into the record: which metrics and log fields of this stack have fired by now."""
         if not (self.folder / "conf/programs.json").exists():
             return  # somebody else has dropped it
+        if self.programs_of("replica"):
+            fired.note(["has:replicas"])
         with contextlib.suppress(OSError, AssertionError):
             self.metrics_of_instances()
         for program in self.programs_of("worker") + self.programs_of("scheduler"):
