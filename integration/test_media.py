@@ -544,7 +544,8 @@ def children_of(trace):
 
 @pytest.mark.parametrize("operation,params", [
     ("waveform", {"zoom": 256}), ("convert", {"format": "mp3"}), ("convert", {"format": "ogg"}),
-    ("convert", {"format": "flac", "targetLufs": -16})])
+    ("convert", {"format": "flac", "targetLufs": -16}), ("convert", {"format": "m4a"}), ("analyse", {}),
+    ("mix", {"format": "opus", "tracks": [{"gainDb": 3}]})])
 def test_nothing_but_memory_and_the_socket_is_used_once_the_door_is_locked(media, tmp_path, operation, params):
     media.run(operation, params, tracks.with_cover(),
               wrap=["strace", "-f", "-ff", "-qq", "-o", str(tmp_path / "trace")])

@@ -3,6 +3,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import subprocess
 
 import boto3
@@ -43,10 +44,10 @@ def bucket(gateway):
                         config=botocore.config.Config(s3={"addressing_style": "path"}))
 
 
-def run(gateway, operation, params, key, ok=True, options=()):
+def run(gateway, operation, params, key, ok=True, options=(), wrap=()):
     """The driver's JSON."""
     done = subprocess.run(
-        [BIN / "media-driver", *options, "--s3", "run", operation, json.dumps(params), "out", key],
+        [*wrap, BIN / "media-driver", *options, "--s3", "run", operation, json.dumps(params), "out", key],
         capture_output=True, timeout=120, check=False,
         env={"S3_ENDPOINT": gateway.url, "AWS_ACCESS_KEY_ID": s3lab.ACCESS_KEY, "S3_BUCKET": BUCKET,
              "AWS_SECRET_ACCESS_KEY": s3lab.SECRET_KEY, "MULTIPART_PART_BYTES": str(PART)})
@@ -96,6 +97,24 @@ def test_a_small_result_is_one_object(gateway, bucket, long_file):
         data = stored(bucket, f"out.{made['output']}")
         assert (len(data), hashlib.sha256(data).hexdigest()) == (made["size"], made["sha256"])
     assert audio.parse_dat(stored(bucket, "out.0"))["length"] == json.loads(stored(bucket, "out.1"))["length"]
+
+
+@pytest.mark.parametrize("operation,params", [
+    ("convert", {"format": "wav"}), ("convert", {"format": "m4a", "targetLufs": -14}), ("waveform", {"zoom": [64, 256]}),
+    ("analyse", {}), ("mix", {"format": "flac", "tracks": [{}]})])
+def test_no_file_is_written_from_s3_to_s3(gateway, long_file, tmp_path, operation, params):
+    """By parent and child together, whatever the job, though the results have several parts."""
+    trace = tmp_path / "trace"
+    run(gateway, operation, params, long_file,
+        wrap=["strace", "-f", "-qq", "-e", "trace=%file,write,pwrite64,writev", "-y", "-o", trace])
+    lines = trace.read_text(errors="replace").splitlines()
+    opened = [line for line in lines if re.search(r"\b(open|openat|openat2|creat)\(", line)]
+    assert len(opened) > 5
+    writing = [line for line in opened if re.search(r"O_WRONLY|O_RDWR|O_CREAT|creat\(", line)]
+    assert {re.search(r'"([^"]*)"', line).group(1) for line in writing} <= {"/dev/null"}, writing
+    written = [line for line in lines if re.search(r"\bp?writev?(64)?\(\d+<(?!pipe:|socket:|TCP|UNIX)", line)]
+    assert not [line for line in written if "anon_inode" not in line], written
+    assert not [line for line in lines if re.search(r"\b(rename|mkdir|link|symlink|unlink|truncate)\w*\(", line)]
 
 
 def test_what_is_cancelled_leaves_no_upload_behind(gateway, bucket):
