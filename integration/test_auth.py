@@ -282,6 +282,16 @@ def test_a_session_can_be_ended_from_another(user):
     second.delete(f"/api/auth/sessions/{mine['id']}", expect=404)
 
 
+def test_the_operators_tool_ends_all_sessions_of_a_user(stack, user, other):
+    second = user.second_client()
+    done = stack.ctl("sessions", "revoke", user.id)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for client in (user.client, second):
+        client.get("/api/auth/me", expect=401)
+    other.client.get("/api/auth/me", expect=200)
+    user.second_client().get("/api/auth/me", expect=200)
+
+
 def test_another_users_session_cannot_be_ended(user, other):
     theirs = other.client.get("/api/auth/sessions").json["items"][0]
     user.client.delete(f"/api/auth/sessions/{theirs['id']}", expect=404)
