@@ -57,3 +57,8 @@ test: ## unit tests, then integration tests on a stack of their own
 .PHONY: test-fleet
 test-fleet: build ## tests of the fleets of phases 1 and 3, on stacks of their own
 	@MB_FLEET=1 deploy/run-integration-tests integration/test_topology.py
+
+.PHONY: compose-test
+compose-test: ## integration tests through containers (docker-compose); PHASE=0 or 1
+	@deploy/bootstrap container
+	@deploy/container/test
