@@ -103,9 +103,17 @@ def with_cover():
 
 def hour_of_silence():
     """3,600 s of nothing as FLAC."""
-    return _kept("silence.flac", _ffmpeg("-f", "lavfi", "-t", "3600", "-i",
-                                         "anullsrc=r=44100:cl=stereo",
-                                         "-sample_fmt", "s16"))
+    return _silence("silence.flac", 3600)
+
+
+def quarter_of_silence():
+    """900 s of it: seconds of work for an analysis, where an hour is half a minute."""
+    return _silence("silence-900s.flac", 900)
+
+
+def _silence(name, seconds):
+    return _kept(name, _ffmpeg("-f", "lavfi", "-t", str(seconds), "-i",
+                               "anullsrc=r=44100:cl=stereo", "-sample_fmt", "s16"))
 
 
 def truncated():
