@@ -2,9 +2,8 @@
  * queued takes it out; once it runs, its caller waits the few milliseconds that are left. */
 #include "lib/password.h"
 
+#include <errno.h>
 #include <pthread.h>
-#include <sys/resource.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "breached_passwords.h"
@@ -51,8 +50,10 @@ static struct task *take_first(void)
 static void *run(void *unused)
 {
     (void)unused;
-    /* Linux gives each thread a niceness of its own: hashing yields to requests. */
-    if (setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), NICENESS) != 0) {
+    /* Linux gives each thread a niceness of its own: hashing yields to requests, and to nothing
+     * else that they do not yield to. */
+    errno = 0;
+    if (nice(NICENESS) == -1 && errno != 0) {
         log_event(LOG_WARN, "password", "the hash thread keeps normal priority");
     }
     pthread_mutex_lock(&pool.lock);

@@ -1,10 +1,10 @@
 /* maxbooster-worker: runs jobs of the queues that it is told. */
+#include <errno.h>
 #include <getopt.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include "lib/config.h"
@@ -68,7 +68,8 @@ int main(int argc, char **argv)
         return EXIT_CONFIG;
     }
     /* Before any thread or child: both inherit it. */
-    if (setpriority(PRIO_PROCESS, 0, (int)config()->worker_niceness) != 0) {
+    errno = 0;
+    if (nice((int)config()->worker_niceness) == -1 && errno != 0) {
         log_event(LOG_WARN, "niceness", "the worker keeps the priority it has");
     }
     /* A pool of connections of its own: a worker is an instance by itself. */
