@@ -5,7 +5,7 @@ import { SharedArray } from 'k6/data';
 import exec from 'k6/execution';
 import { open as openShared, SeekMode } from 'k6/experimental/fs';
 import { sleep } from 'k6';
-import { arrivalS, executor, stagesOf } from './lib/arrivals.js';
+import { arrivalS, executor, stagesOf, warmUp } from './lib/arrivals.js';
 import { freshKey, send } from './lib/client.js';
 
 const mix = JSON.parse(open('./mix.json'));
@@ -20,21 +20,24 @@ const API_S = `${mix.timeoutS.api}s`;
 const S3_S = `${mix.timeoutS.s3}s`;
 
 const one = { stages: [[1, 1, 1]] };
-const totalS = plan.seconds + (plan.profile.warmupS || 0);
+const warmupS = plan.profile.warmupS || 0;
 const stages = {
   browse: stagesOf(plan.profile, plan.browsePerS, plan.seconds),
-  login: stagesOf(one, plan.loginsPerS, totalS),
-  upload: stagesOf(one, plan.uploadsPerS, totalS),
+  login: stagesOf(one, plan.loginsPerS, warmupS + plan.seconds),
+  upload: stagesOf(one, plan.uploadsPerS, warmupS + plan.seconds),
 };
+stages.warmup = warmUp(stages.browse, warmupS);
 
-function scenario(name, vus) {
+function scenario(name, vus, more) {
   return { ...executor(stages[name]), exec: name, preAllocatedVUs: vus, maxVUs: vus,
-    gracefulStop: '40s' };
+    gracefulStop: '40s', ...more };
 }
 
 export const options = {
   scenarios: {
-    browse: scenario('browse', plan.vus),
+    ...(warmupS ? { warmup: scenario('warmup', plan.vus,
+      { exec: 'browse', gracefulStop: `${mix.timeoutS.api}s` }) } : {}),
+    browse: scenario('browse', plan.vus, { startTime: `${warmupS}s` }),
     login: scenario('login', Math.ceil(plan.loginsPerS * 12)),
     upload: scenario('upload', Math.ceil(plan.uploadsPerS * 60) + 2),
   },
@@ -45,8 +48,9 @@ export const options = {
 };
 
 /** When this iteration should have started, ms. */
-function intended(name) {
-  return exec.scenario.startTime + 1000 * arrivalS(stages[name], exec.scenario.iterationInTest);
+function intended() {
+  return exec.scenario.startTime
+    + 1000 * arrivalS(stages[exec.scenario.name], exec.scenario.iterationInTest);
 }
 
 /** A number in [0, 1) that depends on the iteration alone, so that every run asks the same. */
@@ -132,13 +136,13 @@ const ACTIONS = {
 export function browse() {
   const n = exec.scenario.iterationInTest;
   const user = userOf(n);
-  ACTIONS[choose(n)](intended('browse'), user, Math.floor(chance(n, 2) * user.tracks.length), n);
+  ACTIONS[choose(n)](intended(), user, Math.floor(chance(n, 2) * user.tracks.length), n);
 }
 
 export function login() {
   const n = exec.scenario.iterationInTest;
   const user = userOf(Math.floor(chance(n, 5) * users.length));
-  send(intended('login'), 'login', 'POST', `${plan.api}/auth/login`,
+  send(intended(), 'login', 'POST', `${plan.api}/auth/login`,
     JSON.stringify({ email: `artist${user.n}@example.org`, password: plan.password }),
     { timeout: API_S, responseType: 'text',
       headers: { 'Content-Type': 'application/json', 'X-Forwarded-For': user.address } },
@@ -157,7 +161,7 @@ async function readTrack() {
 export async function upload() {
   const n = exec.scenario.iterationInTest;
   const user = userOf(Math.floor(chance(n, 6) * users.length));
-  const start = intended('upload');
+  const start = intended();
   let step = 0;
   // Each step has its time, so that a slow one makes the next late and is not forgiven.
   const next = () => {

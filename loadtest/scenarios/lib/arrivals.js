@@ -9,13 +9,13 @@ const round = (ratePerS) => Math.round(ratePerS * UNIT_S) / UNIT_S;
 
 /** Stages of a scenario: [{seconds, from, to}], rates in requests a second. */
 export function stagesOf(profile, ratePerS, seconds) {
-  const stages = profile.stages.map(([share, from, to]) => (
+  return profile.stages.map(([share, from, to]) => (
     { seconds: share * seconds, from: round(from * ratePerS), to: round(to * ratePerS) }));
-  if (profile.warmupS) {
-    stages.unshift({ seconds: profile.warmupS, from: round(WARM * stages[0].from),
-      to: stages[0].from });
-  }
-  return stages;
+}
+
+/** The rise to the first of these stages. */
+export function warmUp(stages, seconds) {
+  return [{ seconds, from: round(WARM * stages[0].from), to: stages[0].from }];
 }
 
 export function isConstant(stages) {
