@@ -69,16 +69,17 @@ def test_the_rate_limiter_acts_and_everybody_else_is_served(private, tell):
 def test_the_limiter_admits_exactly_the_quota_over_processes_and_instances(private, tell):
     """2,000 tries at once for 100 permits, without the proxy, over the stack's instance and three
     more; the window is a day, so nothing is refilled meanwhile."""
-    tell(RATE_LIMIT_MAX=100, RATE_LIMIT_WINDOW_MS=86400000, BULKHEAD_PERCENT=100)
+    # a machine that has other things to do must not make Redis look away
+    tell(RATE_LIMIT_MAX=100, RATE_LIMIT_WINDOW_MS=86400000, BULKHEAD_PERCENT=100, REDIS_TIMEOUT_MS=8000)
     with contextlib.ExitStack() as stack, concurrent.futures.ThreadPoolExecutor(64) as pool:
         sockets = [stack.enter_context(api_instance(private, f"x{n}")).socket for n in range(3)]
         sockets.append(private.fastcgi_socket())
         for _ in range(int(os.environ.get("LIMITER_RUNS", "3"))):
             token = private.user().client.token
-            statuses = collections.Counter(pool.map(
-                lambda n, t=token: directly(sockets[n % 4], "GET", "/api/auth/sessions", t)[0],
-                range(2000)))
-            assert statuses == {200: 100, 429: 1900}, statuses
+            answers = list(pool.map(
+                lambda n, t=token: directly(sockets[n % 4], "GET", "/api/auth/sessions", t), range(2000)))
+            statuses = collections.Counter(status for status, _ in answers)
+            assert statuses == {200: 100, 429: 1900}, (statuses, [a for s, a in answers if s not in (200, 429)][:3])
 
 
 def edge_follows(stack):
