@@ -145,7 +145,8 @@ export function login() {
   send(intended(), 'login', 'POST', `${plan.api}/auth/login`,
     JSON.stringify({ email: `artist${user.n}@example.org`, password: plan.password }),
     { timeout: API_S, responseType: 'text',
-      headers: { 'Content-Type': 'application/json', 'X-Forwarded-For': user.address } },
+      headers: { 'Content-Type': 'application/json', 'X-Forwarded-For': user.address,
+        'Idempotency-Key': freshKey(`${plan.seed}-login-${n}`) } },
     200, (r) => r.body.includes(user.id));
 }
 
