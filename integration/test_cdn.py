@@ -206,3 +206,12 @@ def test_without_the_api_s3_answers_itself(fleet, track):
     fleet.wait_ready()
     assert (reply.status_code, reply.content) == (200, track.data)
     assert reply.headers.get("X-Cache") != "HIT"
+
+
+# --- Not the cache's matter, but every run has this fleet. ---
+
+def test_an_account_is_read_from_a_replica(fleet, artist):
+    def is_counted():
+        artist.client.get("/api/auth/me", expect=200)
+        return fleet.metrics()["maxbooster_db_replica_calls_total"] > 0
+    wait_until(is_counted, 30, "a replica to be asked")

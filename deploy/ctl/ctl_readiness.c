@@ -132,6 +132,9 @@ static void add_member(struct rd *rd, const struct fleet_member *m)
     *program++ = '\0';
     *host++ = '\0';
     *pid = '\0';
+    if (strcmp(program, "edge") == 0) {
+        return; /* it serves nobody, and writes the proxy's limits into a file, as it shall */
+    }
     *p = (struct rd_process){.instance = name,
                              .program = program,
                              .pid = local_pid(host, number),

@@ -4,6 +4,9 @@ import socket
 import threading
 
 
+END_SEEN_S = 0.02  # by then we know of the end of a connection that was closed before another came
+
+
 def bound_socket(port=0):
     """A socket that has a port and does not listen yet: who connects is refused."""
     found = socket.socket()
@@ -40,9 +43,11 @@ class SlowLink:
     async def _accept(self, reader, writer):
         self.n_accepted += 1
         self.n_open += 1
-        self.most_open = max(self.most_open, self.n_open)
         self._writers.add(writer)
         try:
+            if self.is_silent:
+                await asyncio.sleep(END_SEEN_S)
+            self.most_open = max(self.most_open, self.n_open)
             await self._forward(reader, writer)
         finally:
             self.n_open -= 1
