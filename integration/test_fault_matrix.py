@@ -35,6 +35,11 @@ class Case:
         self.private, self.user, self.link, self.values = private, user, link, values
         self.api = None
 
+    @classmethod
+    def port_of(cls, stack, _user):
+        """Where it listens."""
+        return stack.port + cls.target
+
     def needs(self):
         """A request that cannot do without it: (status, document)."""
         return self.api.ask("GET", "/api/auth/me", self.user.client.token)
@@ -72,7 +77,11 @@ class Database(Case):
     """The shard of one user; another's is reached as ever."""
     check, short, good = "database", "db", 200
     breaker_metric = "maxbooster_db_breaker_state"
-    target = 3
+
+    @classmethod
+    def port_of(cls, stack, user):
+        """Of the server that has the user's shard; there may be several."""
+        return int(re.search(r"port=(\d+)", stack.shard_urls()[stack.shard_of(user.id)]).group(1))
 
     @staticmethod
     def settings(stack, user, port):
@@ -125,7 +134,7 @@ def case(request, private):
     if private.phase != 0:
         pytest.skip("a cluster and replicas tell addresses of their own: test_redis.py, test_pg_replicas.py")
     kind, user = request.param, user_with_a_neighbour(private)
-    link = SlowLink(private.port + kind.target)
+    link = SlowLink(kind.port_of(private, user))
     found = kind(private, user, link, kind.settings(private, user, link.port))
     with contextlib.closing(link), api_instance(private, "matrix", PROCESSES, **LIMITS, **found.values) as api:
         found.api = api
