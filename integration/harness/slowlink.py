@@ -4,7 +4,7 @@ import socket
 import threading
 
 
-END_SEEN_S = 0.02  # by then we know of the end of a connection that was closed before another came
+END_SEEN_S = 0.15  # by then we know of the end of a connection that was closed before another came
 
 
 def bound_socket(port=0):
