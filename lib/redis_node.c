@@ -53,7 +53,6 @@ static bool is_in_use(int node)
 static void enter(int node, const struct redis_address *address)
 {
     struct node *n = &nodes[node];
-
     char name[REDIS_HOST_SIZE + 32];
     _Atomic int64_t *shared;
     int i;
