@@ -20,7 +20,7 @@ collect_ignore = [] if os.environ.get("MB_FLEET") else ["test_topology.py"]
 ALONE = {"test_cron", "test_media", "test_migrations", "test_mix", "test_outbox", "test_pg",
          "test_pg_faults", "test_pg_map", "test_pg_replicas", "test_pg_scarcity", "test_pg_scatter",
          "test_promise", "test_queue", "test_queue_check", "test_redis", "test_reshard",
-         "test_s3_signatures", "test_schema", "test_sessions", "test_smtp"}
+         "test_s3_signatures", "test_schema", "test_sessions", "test_smtp", "test_sweeps"}
 # The longest rows of tests that wait for each other: they begin first.
 ROWS = ("private", "guards")
 

@@ -11,6 +11,7 @@
 #include "lib/clock.h"
 #include "lib/config.h"
 #include "lib/crypto.h"
+#include "lib/depend.h"
 #include "lib/fleet.h"
 #include "lib/harden.h"
 #include "lib/instance.h"
@@ -247,6 +248,7 @@ int main(void)
     hex_encode(random, sizeof(random), lead.id);
     instance_open(&plan);
     pg_open();
+    depend_open(0);
     fleet_open("scheduler");
     (void)door_open((int)config()->metrics_port, figures_write);
     log_event(LOG_INFO, "start", "a round every %lld ms", (long long)config()->scheduler_tick_ms);

@@ -5,6 +5,7 @@
 
 #include "lib/clock.h"
 #include "lib/config.h"
+#include "lib/depend.h"
 #include "lib/door.h"
 #include "lib/log.h"
 #include "lib/pg.h"
@@ -252,4 +253,5 @@ void figures_write(struct strbuf *out)
         write_types(out, DOOR_DEAD, offsetof(struct type_figures, dead), 1);
     }
     pthread_mutex_unlock(&lock);
+    depend_write_states(out, door_head(out, DOOR_BREAKERS));
 }

@@ -1,6 +1,7 @@
 /* Sweeps: rows and objects that nobody will ask for again. Each is bounded, idempotent, and told
  * in the log where it found something. Rows go last, so that a sweep that dies half-way finds
- * its work again. */
+ * its work again. One thread does all of the scheduler's work, so a round begins with a short look
+ * whether S3 is there, and leaves out all that needs it where it is not. */
 #include <string.h>
 
 #include "lib/clock.h"
@@ -18,6 +19,7 @@ enum {
     OUTBOX_BATCH = 5000,               /* rows without anything to be done beside them */
     PAGES_MAX = 20,                    /* of a prefix in one round, 1000 keys each */
     LIMIT_MS = 60000,                  /* of one batch */
+    LOOK_MS = 1000,                    /* of the look for S3: less than the leader's lock lasts */
     IDEMPOTENCY_TTL_MS = 24 * 3600000, /* the time that the API promises */
     RESERVATION_STALE_MS = 120000      /* longer than any request may take */
 };
@@ -205,18 +207,36 @@ static enum err sweep_jobs(struct scope *sc, struct place place, int64_t *n_out,
     return OK;
 }
 
-static const struct {
+static const struct sweep {
     const char *name;
     sweep_fn fn;
+    bool needs_s3;
 } sweeps[] = {
-    {"uploads", sweep_uploads}, /* before files: an open upload keeps its file */
-    {"files", sweep_files},
-    {"password_resets", sweep_resets},
-    {"idempotency", sweep_idempotency},
-    {"outbox", sweep_outbox},
-    {"reservations", sweep_reservations},
-    {"jobs", sweep_jobs},
+    {"uploads", sweep_uploads, true}, /* before files: an open upload keeps its file */
+    {"files", sweep_files, true},
+    {"password_resets", sweep_resets, false},
+    {"idempotency", sweep_idempotency, false},
+    {"outbox", sweep_outbox, false},
+    {"reservations", sweep_reservations, false},
+    {"jobs", sweep_jobs, false},
 };
+
+/* Does S3 answer? Else the rest of the round does without it. */
+static bool s3_answers(struct arena *arena)
+{
+    int64_t latency_ms;
+    struct scope sc;
+    enum err e;
+
+    scope_init(&sc, arena, LOOK_MS);
+    e = s3_ping(&sc, LOOK_MS, &latency_ms);
+    if (e != OK) {
+        log_event(LOG_WARN, "scheduler.sweep", "no sweep of objects in this round: %s",
+                  sc.cause == NULL ? err_info(e)->code : sc.cause);
+    }
+    scope_done(&sc);
+    return e == OK;
+}
 
 static void tell(const char *name, int database, int64_t n_done, enum err e, const struct scope *sc)
 {
@@ -239,28 +259,25 @@ static void tell(const char *name, int database, int64_t n_done, enum err e, con
     log_end(&l);
 }
 
-static void sweep_database(struct arena *arena, int database)
+static enum err sweep_database(struct arena *arena, const struct sweep *sweep, int database)
 {
-    size_t i;
+    int64_t n = BATCH, n_done = 0;
+    struct scope sc;
+    enum err e = OK;
     int batch;
 
-    for (i = 0; i < ARRAY_LEN(sweeps); i++) {
-        int64_t n = BATCH, n_done = 0;
-        struct scope sc;
-        enum err e = OK;
-
+    scope_init(&sc, arena, LIMIT_MS);
+    for (batch = 0;
+         batch < BATCHES_MAX && e == OK && n >= BATCH && lead_keep(arena) && !scheduler_stopping();
+         batch++) {
+        arena_reset(arena);
         scope_init(&sc, arena, LIMIT_MS);
-        for (batch = 0; batch < BATCHES_MAX && e == OK && n >= BATCH && lead_keep(arena) &&
-                        !scheduler_stopping();
-             batch++) {
-            arena_reset(arena);
-            scope_init(&sc, arena, LIMIT_MS);
-            e = sweeps[i].fn(&sc, pg_place_on_database(database), &n, &n_done);
-            pg_release(&sc);
-        }
-        tell(sweeps[i].name, database, n_done, e, &sc);
-        scope_done(&sc);
+        e = sweep->fn(&sc, pg_place_on_database(database), &n, &n_done);
+        pg_release(&sc);
     }
+    tell(sweep->name, database, n_done, e, &sc);
+    scope_done(&sc);
+    return e;
 }
 
 /* Objects under a prefix by age; the position is kept from round to round. */
@@ -269,7 +286,7 @@ struct aged {
     char after[600];
 };
 
-static void sweep_aged(struct arena *arena, struct aged *what, int64_t ttl_s)
+static enum err sweep_aged(struct arena *arena, struct aged *what, int64_t ttl_s)
 {
     int64_t before = clock_wall_ms() - ttl_s * 1000, n_done = 0;
     struct s3_listed *items;
@@ -296,6 +313,7 @@ static void sweep_aged(struct arena *arena, struct aged *what, int64_t ttl_s)
         }
         scope_done(&sc);
     }
+    return e;
 }
 
 /* No upload of ours is still in use at this age: not a client's, not one of a job that runs. */
@@ -313,7 +331,7 @@ static int64_t longest_upload_ms(void)
 }
 
 /* Multipart uploads without a row: a worker was killed while it stored an output. */
-static void sweep_multiparts(struct arena *arena)
+static enum err sweep_multiparts(struct arena *arena)
 {
     int64_t before = clock_wall_ms() - longest_upload_ms(), n_done = 0;
     struct s3_open *items, *after = NULL;
@@ -337,25 +355,73 @@ static void sweep_multiparts(struct arena *arena)
     }
     tell("multiparts", -1, n_done, e, &sc);
     scope_done(&sc);
+    return e;
+}
+
+static enum err sweep_temp(struct arena *arena)
+{
+    static struct aged temp = {.name = "temp", .prefix = "temp/"};
+
+    return sweep_aged(arena, &temp, config()->temp_ttl_s);
+}
+
+static enum err sweep_logs(struct arena *arena)
+{
+    static struct aged logs = {.name = "logs", .prefix = "logs/"};
+
+    return sweep_aged(arena, &logs, config()->logs_ttl_s);
+}
+
+static const struct {
+    const char *name;
+    enum err (*fn)(struct arena *arena);
+} bucket_sweeps[] = {{"temp", sweep_temp}, {"logs", sweep_logs}, {"multiparts", sweep_multiparts}};
+
+/* The sweeps of one database, and of the bucket. *has_s3 is false from where S3 did not answer
+ * on: what failed for another reason ends nothing but itself. */
+static void sweep_rows(struct arena *arena, int database, bool *has_s3)
+{
+    size_t i;
+
+    for (i = 0; i < ARRAY_LEN(sweeps); i++) {
+        const struct sweep *sweep = &sweeps[i];
+
+        if (sweep->needs_s3 && !*has_s3) {
+            figures_swept(sweep->name, 0, false);
+        } else if (sweep_database(arena, sweep, database) != OK && sweep->needs_s3) {
+            *has_s3 = s3_answers(arena);
+        }
+    }
+}
+
+static void sweep_bucket(struct arena *arena, bool *has_s3)
+{
+    size_t i;
+
+    for (i = 0; i < ARRAY_LEN(bucket_sweeps); i++) {
+        if (!*has_s3) {
+            figures_swept(bucket_sweeps[i].name, 0, false);
+        } else if (bucket_sweeps[i].fn(arena) != OK) {
+            *has_s3 = s3_answers(arena);
+        }
+    }
 }
 
 void sweep_round(struct arena *arena)
 {
-    static struct aged temp = {.name = "temp", .prefix = "temp/"};
-    static struct aged logs = {.name = "logs", .prefix = "logs/"};
     static int64_t next_mono_ms;
+    bool has_s3;
     int database;
 
     if (clock_mono_ms() < next_mono_ms) {
         return;
     }
+    has_s3 = s3_answers(arena);
     for (database = 0; database < pg_database_count() && !scheduler_stopping(); database++) {
-        sweep_database(arena, database);
+        sweep_rows(arena, database, &has_s3);
     }
     if (!scheduler_stopping()) {
-        sweep_aged(arena, &temp, config()->temp_ttl_s);
-        sweep_aged(arena, &logs, config()->logs_ttl_s);
-        sweep_multiparts(arena);
+        sweep_bucket(arena, &has_s3);
     }
     next_mono_ms = clock_mono_ms() + config()->sweep_interval_s * 1000;
 }
