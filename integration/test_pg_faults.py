@@ -5,6 +5,7 @@ import time
 import psycopg2
 
 from harness import pglab
+from harness.slowlink import SlowLink
 from harness.waits import wait_until
 
 
@@ -96,6 +97,48 @@ def test_a_server_that_stands_still_costs_a_bounded_time(driver, server):
         assert reply["error"] != "OK" and reply["ms"] < 500
     d("scope 10000")
     wait_until(lambda: d("read 0")["error"] == "OK", 5, "the server to answer again")
+
+
+def test_a_server_that_hangs_is_asked_by_one_probe_as_long_as_that_waits(driver, server):
+    """Two processes, a probe that waits ten times as long as the breaker is open."""
+    with contextlib.closing(SlowLink(server.port)) as link:
+        settings = {"DATABASE_URL": f"postgresql://app@127.0.0.1:{link.port}/driver", "DB_BREAKER_OPEN_MS": 100,
+                    "DB_CONNECTION_TIMEOUT": 1000, "DB_STATEMENT_TIMEOUT_MS": 300}
+        both = [driver(**settings), driver(**settings)]
+        for d in both:
+            assert d("read 0")["error"] == "OK"
+            d("release")
+        link.is_silent = True
+        for d in both:
+            d.send("run read 0 4 8000 3000 0")
+        wait_until(lambda: link.n_accepted >= 8 and link.n_open <= 1, 6, "the breaker to open")
+        link.mark()
+        probes = link.n_accepted + 3
+        wait_until(lambda: link.n_accepted >= probes, 6, "three probes", every=0.01)
+        assert link.most_open <= 1
+        for d in both:
+            assert d.receive()["outcomes"]["OK"] == 0
+        link.is_silent = False
+        link.cut()
+        wait_until(lambda: all(d("read 0")["error"] == "OK" for d in both), 3, "the server to answer again")
+
+
+def test_a_probe_that_finds_no_lease_is_followed_by_another(driver, server):
+    """The holder of the only lease has lost the server, and keeps the lease while the probe comes for it."""
+    with contextlib.closing(SlowLink(server.port)) as link:
+        settings = {"DATABASE_URL": f"postgresql://app@127.0.0.1:{link.port}/driver", "DB_BREAKER_OPEN_MS": 100,
+                    "DB_BREAKER_FAILURES": 1, "DB_POOL_SIZE": 1}
+        holder, prober = driver(**settings), driver(**settings)
+        holder("begin 0")
+        assert holder("append 0")["error"] == "OK"
+        link.down()
+        assert holder("append 0")["error"] == "DEPENDENCY_UNAVAILABLE"
+        assert prober("state 0")["breaker"] == 1
+        link.up()
+        wait_until(lambda: prober("read 0")["error"] == "POOL_SATURATED", 3, "a probe without a lease")
+        holder("release")
+        wait_until(lambda: prober("read 0")["error"] == "OK", 3, "another probe")
+        assert prober("state 0")["breaker"] == 0
 
 
 def test_a_write_without_an_answer_is_of_unknown_outcome(driver, server):

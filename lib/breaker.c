@@ -4,7 +4,8 @@
 
 enum { FAILURES_MAX = 0xffff };
 
-/* The word in parts. until_ms: OPEN: end of the while; HALF_OPEN: end of the probe's. */
+/* The word in parts. until_ms: OPEN: end of the while; HALF_OPEN: end of the probe's, which is also
+ * its number: two probes are at least open_ms apart. */
 struct parts {
     enum breaker_state state;
     int failures;
@@ -23,13 +24,11 @@ static uint64_t word_of(struct parts p)
     return (uint64_t)p.until_ms << 18 | (uint64_t)p.failures << 2 | (uint64_t)p.state;
 }
 
-bool breaker_allow(const struct breaker *b, int64_t now_ms, bool *is_probe_out)
+bool breaker_allow(const struct breaker *b, int64_t now_ms, int64_t *probe_out)
 {
     uint64_t word = atomic_load_explicit(b->word, memory_order_relaxed);
 
-    if (is_probe_out != NULL) {
-        *is_probe_out = false;
-    }
+    *probe_out = 0;
     for (;;) {
         struct parts p = parts_of(word);
 
@@ -42,9 +41,7 @@ bool breaker_allow(const struct breaker *b, int64_t now_ms, bool *is_probe_out)
         p.state = BREAKER_HALF_OPEN;
         p.until_ms = now_ms + b->probe_ms;
         if (atomic_compare_exchange_weak(b->word, &word, word_of(p))) {
-            if (is_probe_out != NULL) {
-                *is_probe_out = true;
-            }
+            *probe_out = p.until_ms;
             return true;
         }
     }
@@ -57,7 +54,13 @@ void breaker_success(const struct breaker *b)
     }
 }
 
-void breaker_failure(const struct breaker *b, int64_t now_ms)
+/* Does the word wait for this probe? */
+static bool is_awaited(struct parts p, int64_t probe)
+{
+    return probe != 0 && p.state == BREAKER_HALF_OPEN && p.until_ms == probe;
+}
+
+void breaker_failure(const struct breaker *b, int64_t now_ms, int64_t probe)
 {
     uint64_t word = atomic_load_explicit(b->word, memory_order_relaxed);
     struct parts p;
@@ -65,11 +68,39 @@ void breaker_failure(const struct breaker *b, int64_t now_ms)
     do {
         p = parts_of(word);
         p.failures += p.failures < FAILURES_MAX;
-        if (p.state == BREAKER_HALF_OPEN ||
-            (p.state == BREAKER_CLOSED && p.failures >= b->failures_max)) {
+        if (is_awaited(p, probe) || (p.state == BREAKER_CLOSED && p.failures >= b->failures_max)) {
             p.state = BREAKER_OPEN;
             p.until_ms = now_ms + b->open_ms;
         }
+    } while (!atomic_compare_exchange_weak(b->word, &word, word_of(p)));
+}
+
+void breaker_probe_over(const struct breaker *b, int64_t now_ms, int64_t probe)
+{
+    uint64_t word = atomic_load_explicit(b->word, memory_order_relaxed);
+    struct parts p;
+
+    do {
+        p = parts_of(word);
+        if (!is_awaited(p, probe)) {
+            return;
+        }
+        p.state = BREAKER_OPEN;
+        p.until_ms = now_ms + b->open_ms;
+    } while (!atomic_compare_exchange_weak(b->word, &word, word_of(p)));
+}
+
+void breaker_forget_probe(const struct breaker *b)
+{
+    uint64_t word = atomic_load_explicit(b->word, memory_order_relaxed);
+    struct parts p;
+
+    do {
+        p = parts_of(word);
+        if (p.state != BREAKER_HALF_OPEN) {
+            return;
+        }
+        p.until_ms = 0;
     } while (!atomic_compare_exchange_weak(b->word, &word, word_of(p)));
 }
 

@@ -119,11 +119,12 @@ static int places(void)
     return n_threads == 0 ? INT32_MAX : most > 1 ? most : 1;
 }
 
-enum err depend_enter(struct scope *sc, enum depend d)
+enum err depend_enter(struct scope *sc, enum depend d, int64_t *probe_out)
 {
     struct guard *g = &guards[d];
     int most;
 
+    *probe_out = 0;
     if (!is_open) {
         return OK;
     }
@@ -133,7 +134,7 @@ enum err depend_enter(struct scope *sc, enum depend d)
         metrics_add(METRIC_BULKHEAD_REFUSALS, 1);
         return scope_fail(sc, ERR_OVERLOADED, "%s: %d threads wait for it already", g->name, most);
     }
-    if (g->breaker.word != NULL && !breaker_allow(&g->breaker, clock_mono_ms(), NULL)) {
+    if (g->breaker.word != NULL && !breaker_allow(&g->breaker, clock_mono_ms(), probe_out)) {
         give_place(g);
         metrics_add(METRIC_BROKEN_OFF, 1);
         return scope_fail(sc, ERR_DEPENDENCY_UNAVAILABLE, "%s: left alone after its failures",
@@ -142,7 +143,7 @@ enum err depend_enter(struct scope *sc, enum depend d)
     return OK;
 }
 
-void depend_leave(enum depend d, bool has_answered)
+void depend_leave(enum depend d, int64_t probe, bool has_answered)
 {
     struct guard *g = &guards[d];
     long saved = atomic_load_explicit(&g->saved, memory_order_relaxed);
@@ -156,7 +157,7 @@ void depend_leave(enum depend d, bool has_answered)
     if (g->breaker.word != NULL && has_answered) {
         breaker_success(&g->breaker);
     } else if (g->breaker.word != NULL) {
-        breaker_failure(&g->breaker, clock_mono_ms());
+        breaker_failure(&g->breaker, clock_mono_ms(), probe);
     }
     give_place(g);
 }

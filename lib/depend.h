@@ -24,11 +24,12 @@ enum depend { DEPEND_REDIS, DEPEND_S3, DEPEND_SMTP, DEPEND__COUNT };
 void depend_open(int threads);
 
 /* May it be asked now? ERR_DEPENDENCY_UNAVAILABLE while the breaker is open, ERR_OVERLOADED where
- * no place came free in time, each with its cause. OK: ask, then depend_leave(). */
-MUST_USE enum err depend_enter(struct scope *sc, enum depend d);
+ * no place came free in time, each with its cause. OK: ask, then depend_leave() with *probe_out,
+ * the breaker's probe. */
+MUST_USE enum err depend_enter(struct scope *sc, enum depend d, int64_t *probe_out);
 
 /* It has answered, or not. A refusal is an answer. */
-void depend_leave(enum depend d, bool has_answered);
+void depend_leave(enum depend d, int64_t probe, bool has_answered);
 
 /* May a failed call be tried again? Each call to this counts as a further try. */
 bool depend_may_retry(enum depend d);

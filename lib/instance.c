@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "lib/breaker.h"
 #include "lib/clock.h"
 #include "lib/log.h"
 
@@ -323,14 +324,19 @@ struct instance_pool instance_pool(const char *name)
     return is_entered ? shares_of(pool_at(i)) : private_pool(name);
 }
 
-static void free_permits_of(int slot)
+/* What a process that died had: its permits, and maybe a probe that a breaker waits for. Whose
+ * probe it is is not known, so at worst another one joins it. */
+static void free_what_was_of(int slot)
 {
     int i;
 
     for (i = 0; i < INSTANCE_POOLS; i++) {
+        struct breaker breaker = {.word = &pool_at(i)->breaker};
+
         if (atomic_load(&self.base->pool_keys[i]) != 0) {
             permit_reclaim(shares_of(pool_at(i)).leases, (uint16_t)(slot + 1));
             permit_reclaim(shares_of(pool_at(i)).opens, (uint16_t)(slot + 1));
+            breaker_forget_probe(&breaker);
         }
     }
 }
@@ -351,7 +357,9 @@ static void settle_in(int slot)
 {
     struct slot *s = &self.base->slots[slot];
 
-    free_permits_of(slot);
+    if (atomic_load(&s->state) == SLOT_LIVE) {
+        free_what_was_of(slot);
+    }
     s->pid = (int32_t)getpid();
     s->since_ms = clock_wall_ms();
     atomic_store(&s->state, SLOT_LIVE);
@@ -499,7 +507,7 @@ void instance_close(void)
     if (self.base == NULL) {
         return;
     }
-    free_permits_of(self.slot);
+    free_what_was_of(self.slot);
     atomic_store(&self.base->slots[self.slot].state, SLOT_FREED);
     drop();
 }
@@ -544,7 +552,7 @@ static bool reclaim_slot(int slot)
 
     if (lock_byte(self.probe_fd, 1 + slot, F_WRLCK)) {
         if (atomic_load(&s->state) == SLOT_LIVE) {
-            free_permits_of(slot);
+            free_what_was_of(slot);
             atomic_store(&s->state, SLOT_FREED);
             is_ours = true;
         }

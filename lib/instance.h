@@ -81,8 +81,8 @@ void *instance_board(void);
 /* The owner that this process takes permits as. */
 uint16_t instance_owner(void);
 
-/* Free the permits of processes that died; returns how many processes. Costs a system call per
- * process; never waits. */
+/* Free the permits of processes that died, and wait no more for probes that may have been theirs;
+ * returns how many processes. Costs a system call per process; never waits. */
 int instance_reclaim(void);
 
 #endif

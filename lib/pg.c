@@ -11,10 +11,9 @@
 #include "lib/pg_internal.h"
 
 enum {
-    ANSWER_GRACE_MS = 500, /* a statement that its timeout has ended is told to us within this */
-    ROLLBACK_MS = 1000,    /* longer, and closing the connection is the better rollback */
-    MOVES_MAX = 3,         /* that one query goes after */
-    REPLICA_MS = 1000      /* longer, and the primary is asked */
+    ROLLBACK_MS = 1000, /* longer, and closing the connection is the better rollback */
+    MOVES_MAX = 3,      /* that one query goes after */
+    REPLICA_MS = 1000   /* longer, and the primary is asked */
 };
 
 enum err pg_err_of_sqlstate(const char *sqlstate)
@@ -72,7 +71,7 @@ static bool has_moved(enum pg_fate fate, const struct pg_answer *a)
 /* When to give up waiting for an answer. */
 static int64_t answer_until_ms(const struct scope *sc, int64_t now_ms)
 {
-    int64_t until_ms = now_ms + config()->db_statement_timeout_ms + ANSWER_GRACE_MS;
+    int64_t until_ms = now_ms + config()->db_statement_timeout_ms + PG_ANSWER_GRACE_MS;
 
     return until_ms < sc->deadline_mono_ms ? until_ms : sc->deadline_mono_ms;
 }

@@ -41,7 +41,11 @@ enum pg_fate {
     PG_LATE     /* no answer in time; likewise */
 };
 
-enum { SQLSTATE_SIZE = 6, PG_MESSAGE_SIZE = 200 };
+enum {
+    SQLSTATE_SIZE = 6,
+    PG_MESSAGE_SIZE = 200,
+    PG_ANSWER_GRACE_MS = 500 /* a statement that its timeout has ended is told to us within this */
+};
 
 /* What the server said. Rows are read with pg_answer_…; pg_answer_done() frees them. */
 struct pg_answer {
@@ -181,27 +185,34 @@ void pg_pool_set_cast(struct pg_pool *p, const struct pg_cast *cast);
 const char *pg_pool_name(const struct pg_pool *p);
 const char *pg_pool_location(const struct pg_pool *p);
 
-/* A permit to use a connection: ERR_DEPENDENCY_UNAVAILABLE at once while the breaker is open,
- * ERR_POOL_SATURATED after wait_us. Whoever holds a connection already may take the last ones. */
+/* The right to use a connection. */
+struct pg_pass {
+    int permit;
+    int64_t probe; /* number of the breaker's, 0: none; it is over as the pass ends */
+};
+
+/* Get one: ERR_DEPENDENCY_UNAVAILABLE at once while the breaker is open, ERR_POOL_SATURATED after
+ * wait_us. Whoever holds a connection already may take the last ones. */
 MUST_USE enum err pg_pool_enter(struct scope *sc, struct pg_pool *p, bool holds_one, int64_t now_ms,
-                                int64_t wait_us, int *permit_out);
-void pg_pool_leave(struct pg_pool *p, int permit);
+                                int64_t wait_us, struct pg_pass *pass_out);
+void pg_pool_leave(struct pg_pool *p, const struct pg_pass *pass);
 
 /* A connection, idle and fit or new; not a standby's unless standby_too. */
-MUST_USE enum err pg_pool_get(struct scope *sc, struct pg_pool *p, bool standby_too, int64_t now_ms,
-                              struct pg_conn **conn_out);
+MUST_USE enum err pg_pool_get(struct scope *sc, struct pg_pool *p, bool standby_too, int64_t probe,
+                              int64_t now_ms, struct pg_conn **conn_out);
 
-/* A new connection in place of one that was lost. */
+/* A new connection in place of one that was lost; the pass may become the breaker's probe. */
 MUST_USE enum err pg_pool_reconnect(struct scope *sc, struct pg_pool *p, bool standby_too,
-                                    struct pg_conn **conn_out);
+                                    struct pg_pass *pass, struct pg_conn **conn_out);
 
 /* An idle connection that needs no question before it is trusted, NULL: there is none. Else begin
  * a new one, step it (pg_conn.c), and tell how it went: never waits. */
 struct pg_conn *pg_pool_pop_trusted(struct pg_pool *p, bool standby_too, int64_t now_ms);
 MUST_USE enum err pg_pool_start(struct scope *sc, struct pg_pool *p, bool standby_too,
-                                struct pg_conn **conn_out);
-MUST_USE enum err pg_pool_connected(struct scope *sc, struct pg_pool *p, struct pg_conn **conn,
-                                    enum pg_fate fate, int64_t waited_ms, const char *why);
+                                struct pg_pass *pass, struct pg_conn **conn_out);
+MUST_USE enum err pg_pool_connected(struct scope *sc, struct pg_pool *p, int64_t probe,
+                                    struct pg_conn **conn, enum pg_fate fate, int64_t waited_ms,
+                                    const char *why);
 
 /* Back to the idle ones, or closed where it is in no state for that. */
 void pg_pool_put(struct pg_pool *p, struct pg_conn *c);
@@ -212,14 +223,15 @@ void pg_pool_heard(struct pg_pool *p, struct pg_conn *c, int64_t now_ms);
 
 /* A connection was lost (PG_LOST) or gave no answer for waited_ms (PG_LATE): distrust all idle ones
  * that were used before. */
-void pg_pool_trouble(struct pg_pool *p, enum pg_fate fate, int64_t waited_ms);
+void pg_pool_trouble(struct pg_pool *p, int64_t probe, enum pg_fate fate, int64_t waited_ms);
 
 /* Run a query beside the leases, so that a saturated pool is not taken for a dead database. What
  * the server refuses is OK here too, and told by a->sqlstate; the caller ends *a on OK. */
 MUST_USE enum err pg_pool_ask(struct scope *sc, struct pg_pool *p, bool standby_too,
                               const struct pg_query *q, struct pg_answer *a);
 
-/* Is there an idle connection? Close them all; is the breaker open, or no address there? */
+/* Is there an idle connection? Close them all; does the breaker hold back, or is there no
+ * address? */
 bool pg_pool_has_idle(struct pg_pool *p);
 void pg_pool_close_idle(struct pg_pool *p);
 bool pg_pool_is_left_alone(const struct pg_pool *p);
@@ -246,7 +258,7 @@ struct pg_lease {
     struct pg_pool *pool;            /* of its primary, or of a replica */
     const struct pg_server_row *row; /* the replica's; NULL: the primary */
     bool has_written;                /* in its transaction */
-    int permit;
+    struct pg_pass pass;
     enum pg_tx tx;
     struct pg_conn *conn;
 };

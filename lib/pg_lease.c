@@ -64,7 +64,7 @@ static struct pg_lease *keep_up(struct scope *sc, struct pg_lease *l, struct pla
 }
 
 static struct pg_lease *add(struct scope *sc, const struct pg_map *map, int database,
-                            struct pg_pool *pool, int permit, struct pg_conn *conn)
+                            struct pg_pool *pool, const struct pg_pass *pass, struct pg_conn *conn)
 {
     struct pg_lease *l = arena_new(sc->arena, struct pg_lease);
 
@@ -72,7 +72,7 @@ static struct pg_lease *add(struct scope *sc, const struct pg_map *map, int data
                            .map = map,
                            .database = database,
                            .pool = pool,
-                           .permit = permit,
+                           .pass = *pass,
                            .conn = conn};
     sc->leases = l;
     return l;
@@ -86,16 +86,16 @@ static enum err take_at(struct scope *sc, const struct pg_map *map, int database
         replica != NULL ? replica->pool : primary_of(map->databases[database].pool);
     int64_t wait_us = replica != NULL ? 0 : scope_left_ms(sc, config()->pool_wait_ms) * 1000;
     struct pg_conn *c = NULL;
-    int permit;
+    struct pg_pass pass;
     enum err e;
 
-    TRY(pg_pool_enter(sc, pool, sc->leases != NULL, now_ms, wait_us, &permit));
-    e = pg_pool_get(sc, pool, replica != NULL, now_ms, &c);
+    TRY(pg_pool_enter(sc, pool, sc->leases != NULL, now_ms, wait_us, &pass));
+    e = pg_pool_get(sc, pool, replica != NULL, pass.probe, now_ms, &c);
     if (e != OK) {
-        pg_pool_leave(pool, permit);
+        pg_pool_leave(pool, &pass);
         return e;
     }
-    *lease_out = add(sc, map, database, pool, permit, c);
+    *lease_out = add(sc, map, database, pool, &pass, c);
     (*lease_out)->row = replica != NULL ? replica->row : NULL;
     return OK;
 }
@@ -158,7 +158,7 @@ enum err pg_lease_take(struct scope *sc, struct place place, bool on_replica, in
 
 enum err pg_lease_reconnect(struct scope *sc, struct pg_lease *lease)
 {
-    return pg_pool_reconnect(sc, lease->pool, lease->row != NULL, &lease->conn);
+    return pg_pool_reconnect(sc, lease->pool, lease->row != NULL, &lease->pass, &lease->conn);
 }
 
 enum err pg_lease_start(struct scope *sc, const struct pg_map *map, int database,
@@ -170,7 +170,8 @@ enum err pg_lease_start(struct scope *sc, const struct pg_map *map, int database
     struct pg_lease *l = sc->leases;
     const struct pg_replica *r = NULL;
     struct pg_pool *pool;
-    int permit, tries = 0;
+    struct pg_pass pass;
+    int tries = 0;
 
     if (sc->reads_replica) {
         r = next_replica(sc, home, now_us / 1000, &tries);
@@ -181,8 +182,8 @@ enum err pg_lease_start(struct scope *sc, const struct pg_map *map, int database
     }
     if (l == NULL) {
         TRY(pg_pool_enter(sc, pool, false, now_us / 1000,
-                          lease_until_us > now_us ? lease_until_us - now_us : 0, &permit));
-        l = add(sc, map, database, pool, permit,
+                          lease_until_us > now_us ? lease_until_us - now_us : 0, &pass));
+        l = add(sc, map, database, pool, &pass,
                 pg_pool_pop_trusted(pool, r != NULL, now_us / 1000));
         l->row = r != NULL ? r->row : NULL;
     }
@@ -194,13 +195,14 @@ enum err pg_lease_start(struct scope *sc, const struct pg_map *map, int database
 
 enum err pg_lease_restart(struct scope *sc, struct pg_lease *lease)
 {
-    return pg_pool_start(sc, lease->pool, lease->row != NULL, &lease->conn);
+    return pg_pool_start(sc, lease->pool, lease->row != NULL, &lease->pass, &lease->conn);
 }
 
 enum err pg_lease_connected(struct scope *sc, struct pg_lease *lease, enum pg_fate fate,
                             int64_t waited_ms, const char *why)
 {
-    return pg_pool_connected(sc, lease->pool, &lease->conn, fate, waited_ms, why);
+    return pg_pool_connected(sc, lease->pool, lease->pass.probe, &lease->conn, fate, waited_ms,
+                             why);
 }
 
 void pg_lease_drop(struct pg_lease *lease)
@@ -216,7 +218,7 @@ void pg_lease_drop(struct pg_lease *lease)
 
 void pg_lease_lost(struct pg_lease *lease, enum pg_fate fate, int64_t waited_ms)
 {
-    pg_pool_trouble(lease->pool, fate, waited_ms);
+    pg_pool_trouble(lease->pool, lease->pass.probe, fate, waited_ms);
     pg_lease_drop(lease);
 }
 
@@ -226,7 +228,7 @@ static void end(struct pg_lease *l)
     if (l->conn != NULL) {
         pg_pool_put(l->pool, l->conn);
     }
-    pg_pool_leave(l->pool, l->permit);
+    pg_pool_leave(l->pool, &l->pass);
 }
 
 void pg_lease_give(struct scope *sc, struct pg_lease *lease)

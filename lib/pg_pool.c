@@ -188,23 +188,23 @@ static enum err fail_saturated(struct scope *sc, struct pg_pool *p, const char *
 }
 
 /* No answer within what was left of the caller's time. */
-static void note_silence(struct pg_pool *p, int64_t waited_ms, int64_t limit_ms)
+static void note_silence(struct pg_pool *p, int64_t probe, int64_t waited_ms, int64_t limit_ms)
 {
     if (waited_ms >= (limit_ms < SILENCE_MS ? limit_ms : SILENCE_MS)) {
-        breaker_failure(&p->breaker, clock_mono_ms());
+        breaker_failure(&p->breaker, clock_mono_ms(), probe);
     }
 }
 
 /* A connection could not be had. Where the server is there and refuses, the breaker has no say:
  * those that are open already may well work. */
-static enum err fail_to_connect(struct scope *sc, struct pg_pool *p, enum pg_fate fate,
-                                int64_t waited_ms, const char *message)
+static enum err fail_to_connect(struct scope *sc, struct pg_pool *p, int64_t probe,
+                                enum pg_fate fate, int64_t waited_ms, const char *message)
 {
     count(p, PG_CONNECT_FAILURES);
     if (fate == PG_LOST) {
-        breaker_failure(&p->breaker, clock_mono_ms());
+        breaker_failure(&p->breaker, clock_mono_ms(), probe);
     } else if (fate == PG_LATE) {
-        note_silence(p, waited_ms, config()->db_connection_timeout);
+        note_silence(p, probe, waited_ms, config()->db_connection_timeout);
     }
     return scope_fail(sc, ERR_DEPENDENCY_UNAVAILABLE, "database %s: cannot connect: %s", p->name,
                       message);
@@ -212,7 +212,7 @@ static enum err fail_to_connect(struct scope *sc, struct pg_pool *p, enum pg_fat
 
 /* Begin a new connection, with its permit. */
 static enum err start_connecting(struct scope *sc, struct pg_pool *p, bool standby_too,
-                                 int64_t permit_until_us, struct pg_conn **conn_out)
+                                 int64_t probe, int64_t permit_until_us, struct pg_conn **conn_out)
 {
     const struct config *cf = config();
     struct pg_conn_options options = {p->url, cf->db_statement_timeout_ms, standby_too};
@@ -225,19 +225,20 @@ static enum err start_connecting(struct scope *sc, struct pg_pool *p, bool stand
     }
     if (pg_conn_start(&options, conn_out, &why) != PG_PENDING) {
         permit_give(p->shared.opens, permit);
-        return fail_to_connect(sc, p, PG_LOST, 0, why.message);
+        return fail_to_connect(sc, p, probe, PG_LOST, 0, why.message);
     }
     pg_conn_link(*conn_out)->permit = permit;
     return OK;
 }
 
-enum err pg_pool_connected(struct scope *sc, struct pg_pool *p, struct pg_conn **conn,
-                           enum pg_fate fate, int64_t waited_ms, const char *why)
+enum err pg_pool_connected(struct scope *sc, struct pg_pool *p, int64_t probe,
+                           struct pg_conn **conn, enum pg_fate fate, int64_t waited_ms,
+                           const char *why)
 {
     if (fate != PG_FINE) {
         pg_pool_discard(p, *conn);
         *conn = NULL;
-        return fail_to_connect(sc, p, fate, waited_ms, why);
+        return fail_to_connect(sc, p, probe, fate, waited_ms, why);
     }
     pg_conn_link(*conn)->used_ms = clock_mono_ms();
     count(p, PG_CONNECTS);
@@ -245,7 +246,7 @@ enum err pg_pool_connected(struct scope *sc, struct pg_pool *p, struct pg_conn *
     return OK;
 }
 
-static enum err connect_new(struct scope *sc, struct pg_pool *p, bool standby_too,
+static enum err connect_new(struct scope *sc, struct pg_pool *p, bool standby_too, int64_t probe,
                             struct pg_conn **conn_out)
 {
     const struct config *cf = config();
@@ -254,17 +255,17 @@ static enum err connect_new(struct scope *sc, struct pg_pool *p, bool standby_to
     struct pg_answer why = {.rows = NULL};
     enum pg_fate fate;
 
-    TRY(start_connecting(sc, p, standby_too,
+    TRY(start_connecting(sc, p, standby_too, probe,
                          clock_mono_us() + scope_left_ms(sc, cf->pool_wait_ms) * 1000, conn_out));
     fate = pg_conn_finish(*conn_out, clock_mono_ms() + scope_left_ms(sc, limit_ms), &why);
     waited_ms = clock_mono_ms() - start_ms;
-    TRY(pg_pool_connected(sc, p, conn_out, fate, waited_ms, why.message));
+    TRY(pg_pool_connected(sc, p, probe, conn_out, fate, waited_ms, why.message));
     sc->timing.pool_wait_us += waited_ms * 1000;
     return OK;
 }
 
-enum err pg_pool_get(struct scope *sc, struct pg_pool *p, bool standby_too, int64_t now_ms,
-                     struct pg_conn **conn_out)
+enum err pg_pool_get(struct scope *sc, struct pg_pool *p, bool standby_too, int64_t probe,
+                     int64_t now_ms, struct pg_conn **conn_out)
 {
     int64_t until_ms = now_ms + (standby_too ? REPLICA_CONN_MS : HEALTH_CHECK_MS);
     struct pg_conn *c;
@@ -282,34 +283,37 @@ enum err pg_pool_get(struct scope *sc, struct pg_pool *p, bool standby_too, int6
             break; /* a server that stands still: more idle ones would only cost more time */
         }
     }
-    return connect_new(sc, p, standby_too, conn_out);
+    return connect_new(sc, p, standby_too, probe, conn_out);
 }
 
-/* May the database be asked at all? */
-static enum err admit(struct scope *sc, struct pg_pool *p, int64_t now_ms)
+/* May the database be asked at all? *probe: as the breaker says; kept where this is none. */
+static enum err admit(struct scope *sc, struct pg_pool *p, int64_t now_ms, int64_t *probe)
 {
+    int64_t number;
+
     if (p->url == NULL) {
         return scope_fail(sc, ERR_DEPENDENCY_UNAVAILABLE, "the database has no address");
     }
-    if (!breaker_allow(&p->breaker, now_ms, NULL)) {
+    if (!breaker_allow(&p->breaker, now_ms, &number)) {
         count(p, PG_BROKEN_OFF);
         return scope_fail(sc, ERR_DEPENDENCY_UNAVAILABLE, "database %s: breaker is open", p->name);
     }
+    *probe = number != 0 ? number : *probe;
     return OK;
 }
 
 enum err pg_pool_reconnect(struct scope *sc, struct pg_pool *p, bool standby_too,
-                           struct pg_conn **conn_out)
+                           struct pg_pass *pass, struct pg_conn **conn_out)
 {
-    TRY(admit(sc, p, clock_mono_ms()));
-    return connect_new(sc, p, standby_too, conn_out);
+    TRY(admit(sc, p, clock_mono_ms(), &pass->probe));
+    return connect_new(sc, p, standby_too, pass->probe, conn_out);
 }
 
-enum err pg_pool_start(struct scope *sc, struct pg_pool *p, bool standby_too,
+enum err pg_pool_start(struct scope *sc, struct pg_pool *p, bool standby_too, struct pg_pass *pass,
                        struct pg_conn **conn_out)
 {
-    TRY(admit(sc, p, clock_mono_ms()));
-    return start_connecting(sc, p, standby_too, 0, conn_out);
+    TRY(admit(sc, p, clock_mono_ms(), &pass->probe));
+    return start_connecting(sc, p, standby_too, pass->probe, 0, conn_out);
 }
 
 struct pg_conn *pg_pool_pop_trusted(struct pg_pool *p, bool standby_too, int64_t now_ms)
@@ -354,7 +358,7 @@ void pg_pool_close_idle(struct pg_pool *p)
 
 bool pg_pool_is_left_alone(const struct pg_pool *p)
 {
-    return p->url == NULL || breaker_state(&p->breaker) == BREAKER_OPEN;
+    return p->url == NULL || breaker_state(&p->breaker) != BREAKER_CLOSED;
 }
 
 void pg_pool_heard(struct pg_pool *p, struct pg_conn *c, int64_t now_ms)
@@ -363,15 +367,15 @@ void pg_pool_heard(struct pg_pool *p, struct pg_conn *c, int64_t now_ms)
     breaker_success(&p->breaker);
 }
 
-void pg_pool_trouble(struct pg_pool *p, enum pg_fate fate, int64_t waited_ms)
+void pg_pool_trouble(struct pg_pool *p, int64_t probe, enum pg_fate fate, int64_t waited_ms)
 {
     int64_t now_ms = clock_mono_ms();
 
     atomic_store(&p->trouble_ms, now_ms);
     if (fate == PG_LATE) {
-        note_silence(p, waited_ms, config()->db_statement_timeout_ms);
+        note_silence(p, probe, waited_ms, config()->db_statement_timeout_ms);
     } else {
-        breaker_failure(&p->breaker, now_ms);
+        breaker_failure(&p->breaker, now_ms, probe);
     }
     count(p, PG_LOSSES);
 }
@@ -391,7 +395,7 @@ static void reclaim_sometimes(void)
 }
 
 enum err pg_pool_enter(struct scope *sc, struct pg_pool *p, bool holds_one, int64_t now_ms,
-                       int64_t wait_us, int *permit_out)
+                       int64_t wait_us, struct pg_pass *pass_out)
 {
     const struct config *cf = config();
     int hint = atomic_load_explicit(&p->lease_hint, memory_order_relaxed);
@@ -399,23 +403,32 @@ enum err pg_pool_enter(struct scope *sc, struct pg_pool *p, bool holds_one, int6
                                cf->pool_utilization_threshold, holds_one);
     int64_t start_us;
 
-    TRY(admit(sc, p, now_ms));
-    *permit_out = permit_try(p->shared.leases, instance_owner(), limit, hint);
-    if (*permit_out >= 0) {
+    pass_out->probe = 0;
+    TRY(admit(sc, p, now_ms, &pass_out->probe));
+    pass_out->permit = permit_try(p->shared.leases, instance_owner(), limit, hint);
+    if (pass_out->permit >= 0) {
         return OK;
     }
     start_us = clock_mono_us();
     count(p, PG_WAITS);
     reclaim_sometimes();
-    *permit_out = permit_take(p->shared.leases, instance_owner(), limit, hint, start_us + wait_us);
+    pass_out->permit =
+        permit_take(p->shared.leases, instance_owner(), limit, hint, start_us + wait_us);
     sc->timing.pool_wait_us += clock_mono_us() - start_us;
-    return *permit_out >= 0 ? OK : fail_saturated(sc, p, "lease");
+    if (pass_out->permit >= 0) {
+        return OK;
+    }
+    breaker_probe_over(&p->breaker, clock_mono_ms(), pass_out->probe);
+    return fail_saturated(sc, p, "lease");
 }
 
-void pg_pool_leave(struct pg_pool *p, int permit)
+void pg_pool_leave(struct pg_pool *p, const struct pg_pass *pass)
 {
-    atomic_store_explicit(&p->lease_hint, permit, memory_order_relaxed);
-    permit_give(p->shared.leases, permit);
+    if (pass->probe != 0) {
+        breaker_probe_over(&p->breaker, clock_mono_ms(), pass->probe);
+    }
+    atomic_store_explicit(&p->lease_hint, pass->permit, memory_order_relaxed);
+    permit_give(p->shared.leases, pass->permit);
 }
 
 /* --- Beside the leases. --- */
@@ -430,7 +443,7 @@ enum err pg_pool_ask(struct scope *sc, struct pg_pool *p, bool standby_too,
     if (p->url == NULL) {
         return scope_fail(sc, ERR_DEPENDENCY_UNAVAILABLE, "the database has no address");
     }
-    TRY(pg_pool_get(sc, p, standby_too, start_ms, &c));
+    TRY(pg_pool_get(sc, p, standby_too, 0, start_ms, &c));
     start_ms = clock_mono_ms();
     fate = pg_conn_query(c, q, PG_OPENING_NONE, start_ms + scope_left_ms(sc, 60000), a);
     if (fate == PG_FINE || fate == PG_REFUSED) {
@@ -521,6 +534,17 @@ static const char *name_of(const char *location)
     return name;
 }
 
+/* No probe takes longer: a lease is waited for, an idle connection is asked, then a new one is
+ * opened or a statement run. */
+static int64_t probe_ms(void)
+{
+    const struct config *cf = config();
+    int64_t statement_ms = cf->db_statement_timeout_ms + PG_ANSWER_GRACE_MS;
+
+    return cf->pool_wait_ms + HEALTH_CHECK_MS + cf->db_breaker_open_ms +
+           (statement_ms > cf->db_connection_timeout ? statement_ms : cf->db_connection_timeout);
+}
+
 static struct pg_pool *make(const char *location, const char *url)
 {
     struct pg_pool *p = calloc(1, sizeof(*p));
@@ -535,7 +559,7 @@ static struct pg_pool *make(const char *location, const char *url)
     p->breaker = (struct breaker){.word = p->shared.breaker,
                                   .failures_max = (int)config()->db_breaker_failures,
                                   .open_ms = config()->db_breaker_open_ms,
-                                  .probe_ms = config()->db_breaker_open_ms};
+                                  .probe_ms = probe_ms()};
     pthread_mutex_init(&p->mutex, NULL);
     return p;
 }

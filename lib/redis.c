@@ -71,11 +71,12 @@ static enum err run_outside(struct scope *sc, const char *key, const struct redi
 static enum err run(struct scope *sc, const char *key, const struct redis_args *args,
                     int64_t limit_ms, struct redis_reply *reply_out)
 {
+    int64_t probe;
     enum err e;
 
-    TRY(depend_enter(sc, DEPEND_REDIS));
+    TRY(depend_enter(sc, DEPEND_REDIS, &probe));
     e = run_outside(sc, key, args, limit_ms, reply_out);
-    depend_leave(DEPEND_REDIS, e == OK);
+    depend_leave(DEPEND_REDIS, probe, e == OK);
     return e;
 }
 
@@ -263,6 +264,7 @@ enum err redis_pipeline_run(struct scope *sc, const struct redis_pipeline *p,
 {
     int64_t limit_ms = command_limit_ms(sc);
     struct redis_reply *replies = arena_array(sc->arena, struct redis_reply, p->n + 1);
+    int64_t probe;
     enum err e;
     size_t i;
 
@@ -270,13 +272,13 @@ enum err redis_pipeline_run(struct scope *sc, const struct redis_pipeline *p,
     if (p->n == 0) {
         return OK;
     }
-    TRY(depend_enter(sc, DEPEND_REDIS));
+    TRY(depend_enter(sc, DEPEND_REDIS, &probe));
     if (!is_cluster()) {
         e = run_single(sc, p->commands, p->n, limit_ms, replies);
     } else {
         e = redis_seeds()->n == 0 ? malformed(sc) : run_routed(sc, p, limit_ms, replies);
     }
-    depend_leave(DEPEND_REDIS, e == OK);
+    depend_leave(DEPEND_REDIS, probe, e == OK);
     TRY(e);
     for (i = 0; i < p->n; i++) {
         if (replies[i].kind == REDIS_ERROR) {

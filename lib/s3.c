@@ -146,15 +146,16 @@ static enum err exchange(struct call *c, const char *payload_hash)
 static enum err call_try(struct call *c, const char *payload_hash)
 {
     const char *code;
+    int64_t probe;
     enum err e;
 
-    e = depend_enter(c->sc, DEPEND_S3);
+    e = depend_enter(c->sc, DEPEND_S3, &probe);
     if (e != OK) {
         c->verdict = (struct s3_verdict){.err = e}; /* no further try would fare better now */
         return e;
     }
     e = exchange(c, payload_hash);
-    depend_leave(DEPEND_S3, e == OK && c->reply.status < SERVER_FAULT);
+    depend_leave(DEPEND_S3, probe, e == OK && c->reply.status < SERVER_FAULT);
     if (e != OK) {
         c->verdict = (struct s3_verdict){.err = e, .is_passing = e == ERR_DEPENDENCY_UNAVAILABLE};
         return e;

@@ -178,6 +178,7 @@ enum err smtp_send(struct scope *sc, const char *url, const char *from, const ch
     int64_t left_ms = scope_left_ms(sc, SMTP_TIME_MAX_MS);
     struct upload *u = arena_new(sc->arena, struct upload);
     struct curl_slist recipient = {0};
+    int64_t probe;
     enum err e;
     CURL *c;
 
@@ -191,17 +192,17 @@ enum err smtp_send(struct scope *sc, const char *url, const char *from, const ch
     if (left_ms <= 0) {
         return scope_fail(sc, ERR_TIMED_OUT, "smtp: no time left");
     }
-    TRY(depend_enter(sc, DEPEND_SMTP));
+    TRY(depend_enter(sc, DEPEND_SMTP, &probe));
     http_open();
     c = curl_easy_init();
     if (c == NULL) {
-        depend_leave(DEPEND_SMTP, true);
+        depend_leave(DEPEND_SMTP, probe, true);
         return scope_fail(sc, ERR_INTERNAL, "smtp: no handle");
     }
     u->data = smtp_lines(sc->arena, message, len, &u->len);
     recipient.data = arena_strdup(sc->arena, to_bare);
     e = perform(sc, c, url, from_bare, &recipient, u, left_ms);
     curl_easy_cleanup(c);
-    depend_leave(DEPEND_SMTP, e != ERR_DEPENDENCY_UNAVAILABLE && e != ERR_WRITE_UNKNOWN);
+    depend_leave(DEPEND_SMTP, probe, e != ERR_DEPENDENCY_UNAVAILABLE && e != ERR_WRITE_UNKNOWN);
     return e;
 }

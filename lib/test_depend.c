@@ -55,30 +55,40 @@ static int teardown(void **state)
     return 0;
 }
 
+static enum err enter(struct scope *sc, enum depend d)
+{
+    int64_t probe;
+
+    return depend_enter(sc, d, &probe);
+}
+
 static void ask(struct scope *sc, enum depend d, bool has_answered)
 {
-    assert_int_equal(depend_enter(sc, d), OK);
-    depend_leave(d, has_answered);
+    int64_t probe;
+
+    assert_int_equal(depend_enter(sc, d, &probe), OK);
+    depend_leave(d, probe, has_answered);
 }
 
 static void test_one_that_fails_is_left_alone_and_one_probe_decides(void **state)
 {
     struct scope *sc = *state;
+    int64_t probe;
     int i;
 
     for (i = 0; i < 5; i++) { /* DEPEND_BREAKER_FAILURES */
         ask(sc, DEPEND_S3, false);
     }
     assert_int_equal(depend_state(DEPEND_S3), BREAKER_OPEN);
-    assert_int_equal(depend_enter(sc, DEPEND_S3), ERR_DEPENDENCY_UNAVAILABLE);
+    assert_int_equal(enter(sc, DEPEND_S3), ERR_DEPENDENCY_UNAVAILABLE);
     assert_non_null(strstr(sc->cause, "s3: left alone"));
     ask(sc, DEPEND_SMTP, true);           /* another one has nothing to do with it */
     clock_test_set(0, 1000000 + 1000000); /* DEPEND_BREAKER_OPEN_MS later */
-    assert_int_equal(depend_enter(sc, DEPEND_S3), OK);
+    assert_int_equal(depend_enter(sc, DEPEND_S3, &probe), OK);
     assert_int_equal(depend_state(DEPEND_S3), BREAKER_HALF_OPEN);
-    assert_int_equal(depend_enter(sc, DEPEND_S3), ERR_DEPENDENCY_UNAVAILABLE);
-    depend_leave(DEPEND_S3, false);
-    assert_int_equal(depend_enter(sc, DEPEND_S3), ERR_DEPENDENCY_UNAVAILABLE);
+    assert_int_equal(enter(sc, DEPEND_S3), ERR_DEPENDENCY_UNAVAILABLE);
+    depend_leave(DEPEND_S3, probe, false);
+    assert_int_equal(enter(sc, DEPEND_S3), ERR_DEPENDENCY_UNAVAILABLE);
     clock_test_set(0, 1000000 + 2000000);
     ask(sc, DEPEND_S3, true);
     assert_int_equal(depend_state(DEPEND_S3), BREAKER_CLOSED);
@@ -91,14 +101,14 @@ static void test_a_part_of_the_threads_may_wait_for_one_and_the_rest_does_not(vo
     int i;
 
     for (i = 0; i < PLACES; i++) {
-        assert_int_equal(depend_enter(sc, DEPEND_REDIS), OK);
+        assert_int_equal(enter(sc, DEPEND_REDIS), OK);
     }
-    assert_int_equal(depend_enter(sc, DEPEND_REDIS), ERR_OVERLOADED);
+    assert_int_equal(enter(sc, DEPEND_REDIS), ERR_OVERLOADED);
     ask(sc, DEPEND_S3, true);
-    depend_leave(DEPEND_REDIS, true);
-    assert_int_equal(depend_enter(sc, DEPEND_REDIS), OK);
+    depend_leave(DEPEND_REDIS, 0, true);
+    assert_int_equal(enter(sc, DEPEND_REDIS), OK);
     for (i = 0; i < PLACES; i++) {
-        depend_leave(DEPEND_REDIS, true);
+        depend_leave(DEPEND_REDIS, 0, true);
     }
 }
 
@@ -111,8 +121,8 @@ static void *come_and_go(void *unused)
     (void)unused;
     for (i = 0; i < 2000; i++) {
         scope_init(&sc, arena, 10000);
-        assert_int_equal(depend_enter(&sc, DEPEND_SMTP), OK);
-        depend_leave(DEPEND_SMTP, true);
+        assert_int_equal(enter(&sc, DEPEND_SMTP), OK);
+        depend_leave(DEPEND_SMTP, 0, true);
         arena_reset(arena);
     }
     arena_close(&arena);

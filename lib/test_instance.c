@@ -13,6 +13,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "lib/breaker.h"
 #include "lib/instance.h"
 
 enum { LEASES = 3 };
@@ -139,6 +140,48 @@ static void test_counters_survive_kill_and_restart_exactly(void **state)
         assert_int_equal(alive, 1);
     }
     assert_null(instance_area_of(2, NULL)); /* each child took its predecessor's slot over */
+}
+
+static struct breaker breaker_of_a_pool(void)
+{
+    return (struct breaker){.word = instance_pool("dbname=1").breaker,
+                            .failures_max = 1,
+                            .open_ms = 10,
+                            .probe_ms = 1000000};
+}
+
+static bool may_probe(int64_t now_ms)
+{
+    struct breaker b = breaker_of_a_pool();
+    int64_t probe;
+
+    return breaker_allow(&b, now_ms, &probe) && probe != 0;
+}
+
+static void send_a_probe(void)
+{
+    struct breaker b;
+
+    open_instance();
+    b = breaker_of_a_pool();
+    breaker_failure(&b, 0, 0);
+    assert_true(may_probe(10));
+}
+
+static void test_the_probe_of_a_killed_process_is_not_waited_for(void **state)
+{
+    pid_t child;
+
+    (void)state;
+    open_instance();
+    child = start_child(send_a_probe);
+    assert_int_equal(instance_reclaim(), 0);
+    assert_false(may_probe(1000));
+    end_child(child);
+    assert_int_equal(instance_reclaim(), 1);
+    assert_true(may_probe(1000));
+    end_child(start_child(open_instance)); /* takes the dead one's slot over: nothing to free */
+    assert_false(may_probe(1000));
 }
 
 static void test_permits_of_a_killed_process_are_reclaimed(void **state)
@@ -350,6 +393,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_counters_survive_kill_and_restart_exactly, fresh_file,
                                         remove_file),
+        cmocka_unit_test_setup_teardown(test_the_probe_of_a_killed_process_is_not_waited_for,
+                                        fresh_file, remove_file),
         cmocka_unit_test_setup_teardown(test_permits_of_a_killed_process_are_reclaimed, fresh_file,
                                         remove_file),
         cmocka_unit_test_setup_teardown(test_a_successor_frees_the_permits_of_its_slot, fresh_file,
