@@ -6,12 +6,14 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import threading
 
 import pytest
+import requests
 
 from harness import audio, tracks
 from harness.waits import wait_until
@@ -59,6 +61,17 @@ def at_work(user):
         assert not thread.is_alive()
 
 
+@contextlib.contextmanager
+def served(handler):
+    """The port of a server of ours."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+
+
 def test_what_runs_is_proved_line_by_line(private):
     status, lines = readiness(private)
     assert status == 1
@@ -85,6 +98,52 @@ def test_killed_processes_are_not_noticed(private):
     status, lines = readiness(private, "--kill", "--only", "kills")
     assert verdicts(lines) == {"kills": "pass"} and status == 0, lines
     assert "0 were not answered" in lines["kills"]["evidence"]
+
+
+def test_processes_that_nobody_replaces_fail_the_line(private):
+    """What starts API processes stands still, and as many are killed as there are."""
+    if len(private.api_workers()) > 4:
+        pytest.skip("four are killed at most, so some would be left")
+    keeper = private.main_process("api").pid
+    os.kill(keeper, signal.SIGSTOP)
+    try:
+        status, lines = readiness(private, "--kill", "--only", "kills")
+    finally:
+        os.kill(keeper, signal.SIGCONT)
+    private.wait_ready()
+    assert verdicts(lines) == {"kills": "fail"} and status == 1, lines
+    assert "1 were not answered" in lines["kills"]["evidence"]
+
+
+class CarelessEdge(http.server.BaseHTTPRequestHandler):
+    """Passes requests on, but not all that their answers say."""
+    url = drops = None
+
+    def _pass_on(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        headers = {k: v for k, v in self.headers.items() if k.lower() not in ("host", "content-length")}
+        reply = requests.request(self.command, self.url + self.path, data=body, headers=headers, timeout=30)
+        self.send_response(reply.status_code)
+        for name, value in reply.headers.items():
+            if name.lower() not in ("transfer-encoding", "content-length", "content-encoding", "connection", self.drops):
+                self.send_header(name, value)
+        self.send_header("Content-Length", str(len(reply.content)))
+        self.end_headers()
+        self.wfile.write(reply.content)
+
+    do_GET = do_POST = _pass_on
+
+    def log_message(self, format, *args):  # pylint: disable=redefined-builtin
+        """Says nothing."""
+
+
+@pytest.mark.parametrize("drops,verdict", [("retry-after", "fail"), ("server", "pass")])
+def test_an_edge_that_says_not_when_to_come_again_fails_the_refusals(private, drops, verdict):
+    edge = type("Edge", (CarelessEdge,), {"url": private.url, "drops": drops})
+    with served(edge) as port:
+        for line in ("refusal-503", "refusal-429"):
+            status, lines = readiness(private, "--url", f"http://127.0.0.1:{port}", "--only", line)
+            assert verdicts(lines) == {line: verdict} and status == (verdict == "fail"), lines
 
 
 def test_nothing_of_the_probes_is_left(private):
@@ -156,33 +215,52 @@ def test_a_process_that_writes_a_file_fails_the_line(private, tmp_path):
     assert told["configuration"]["verdict"] == "fail"  # and it takes arguments
 
 
-class SlowRoute(http.server.BaseHTTPRequestHandler):
-    """The door of an instance that does long work in its requests."""
-    name = "http_server_request_duration_seconds"
-    labels = 'http_route="POST /api/audio/convert",status_class="2xx"'
+class Door(http.server.BaseHTTPRequestHandler):
+    """The door of an instance, with what it tells."""
+    page = b""
 
     def do_GET(self):
-        body = (f'{self.name}_bucket{{{self.labels},le="1"}} 90\n'
-                f"{self.name}_count{{{self.labels}}} 100\n").encode()
         self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Length", str(len(self.page)))
         self.end_headers()
-        self.wfile.write(body)
+        self.wfile.write(self.page)
 
     def log_message(self, format, *args):  # pylint: disable=redefined-builtin
         """Says nothing."""
 
 
+@contextlib.contextmanager
+def instance_that_tells(folder, quick):
+    """The targets file of one instance, whose routes have each answered 100 requests: {route: how many
+    of them within a second}."""
+    name, lines = "http_server_request_duration_seconds", []
+    for route, count in quick.items():
+        labels = f'http_route="{route}",status_class="2xx"'
+        lines += [f'{name}_bucket{{{labels},le="1"}} {count}', f"{name}_count{{{labels}}} 100"]
+    page = "\n".join(lines).encode() + b"\n"
+    with served(type("ADoor", (Door,), {"page": page})) as port:
+        targets = folder / "targets.json"
+        targets.write_text(json.dumps([{"targets": [f"127.0.0.1:{port}"], "labels": {"instance_id": "2"}}]))
+        yield str(targets)
+
+
+def test_routes_that_have_all_worked_and_quickly_pass_the_line(private, tmp_path):
+    paths = private.client().get("/api/openapi.json", expect=200).json["paths"]
+    routes = {f"{method.upper()} {re.sub('{[^}]*}', '*', path)}": 99 for path, operations in paths.items()
+              if path.startswith("/api/") for method in operations if method in ("get", "post", "put", "patch", "delete")}
+    with instance_that_tells(tmp_path, routes) as targets:
+        status, lines = readiness(private, "--only", "queued", "--targets", targets)
+    assert verdicts(lines) == {"queued": "pass"} and status == 0, lines
+    del routes["GET /api/jobs"]
+    with instance_that_tells(tmp_path, routes) as targets:
+        _, lines = readiness(private, "--only", "queued", "--targets", targets)
+    assert lines["queued"]["verdict"] == "unknown"
+    assert "1 routes have done nothing yet (GET /api/jobs" in lines["queued"]["evidence"]
+
+
 def test_long_work_in_a_request_and_a_silent_instance_fail_their_lines(private, tmp_path):
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), SlowRoute) as server:
-        threading.Thread(target=server.serve_forever).start()
-        try:
-            targets = tmp_path / "targets.json"
-            targets.write_text(json.dumps([{"targets": [f"127.0.0.1:{server.server_port}"],
-                                            "labels": {"instance_id": "2"}}]))
-            _, lines = readiness(private, "--targets", str(targets))
-        finally:
-            server.shutdown()
+    with instance_that_tells(tmp_path, {"POST /api/audio/convert": 90}) as targets:
+        _, lines = readiness(private, "--targets", targets)
     assert lines["queued"]["verdict"] == "fail"
     assert "POST /api/audio/convert took over 1 s in 10 of 100" in lines["queued"]["evidence"]
     assert lines["instances"]["verdict"] == "fail"  # none of its processes beats

@@ -80,6 +80,9 @@ rd_check rd_local_files, rd_configuration, rd_kills, rd_queued;
 MUST_USE enum err rd_ask(struct rd *rd, const char *method, const char *url, const char *token,
                          const char *key, const char *body, struct http_response *out);
 
+/* Read the routes, once, from the API's own description; false: it cannot be read. */
+bool rd_operations(struct rd *rd, const char **evidence_out);
+
 /* A session of a user that does not exist; ended with session_end_all(). */
 MUST_USE enum err rd_session(struct rd *rd, struct id user, const char *role, char *token_out);
 

@@ -159,12 +159,14 @@ static bool add_each_path(void *context, const char *name, const struct json *va
     return true;
 }
 
-/* The routes, from the API's own description. */
-static bool read_operations(struct rd *rd, const char **evidence_out)
+bool rd_operations(struct rd *rd, const char **evidence_out)
 {
     const struct json *document;
     struct http_response reply;
 
+    if (rd->n_operations > 0) {
+        return true;
+    }
     if (rd_ask(rd, "GET", url_of(rd, "/api/openapi.json"), NULL, NULL, NULL, &reply) != OK ||
         reply.status != 200 || json_parse(rd->sc, reply.body, reply.body_len, &document) != OK) {
         *evidence_out = arena_printf(rd->sc->arena, "%s/api/openapi.json cannot be read", rd->url);
@@ -278,7 +280,7 @@ enum rd_verdict rd_stateless(struct rd *rd, const char **evidence_out)
     int pass, n_left = 1;
 
     *evidence_out = "no door is known: give --targets FILE (Prometheus' file_sd form)";
-    if (rd->n_doors == 0 || !read_operations(rd, evidence_out)) {
+    if (rd->n_doors == 0 || !rd_operations(rd, evidence_out)) {
         return RD_UNKNOWN;
     }
     for (i = 0; i < rd->n_operations; i++) {
@@ -442,14 +444,15 @@ enum rd_verdict rd_kills(struct rd *rd, const char **evidence_out)
     if (rd_session(rd, user, "user", token) != OK) {
         return RD_UNKNOWN;
     }
-    for (k = 0; k < N_KILLS && kill_one(rd); k++, n_kills++) {
-        rd_renew(rd);
-        for (i = 0; i < ASKED_PER_KILL; i++, n_asked++) {
+    /* Once a request is lost nobody else is killed: what has died may not come back. */
+    for (k = 0; k < N_KILLS && n_lost == 0 && kill_one(rd); k++, n_kills++) {
+        for (i = 0; i < ASKED_PER_KILL && n_lost == 0; i++, n_asked++) {
             const char *path = i % 2 == 0 ? "/api/auth/sessions" : "/api/audio";
             bool is_answered =
                 rd_ask(rd, "GET", url_of(rd, path), token, NULL, NULL, &reply) == OK &&
                 (reply.status == 200 || reply.status == 429);
 
+            rd_renew(rd);
             n_lost += !is_answered;
         }
     }

@@ -363,6 +363,9 @@ enum rd_verdict rd_queued(struct rd *rd, const char **evidence_out)
     struct strbuf unseen;
     size_t i, n_unseen;
 
+    if (!rd_operations(rd, evidence_out)) {
+        return RD_UNKNOWN;
+    }
     *evidence_out = "no door answers";
     for (i = 0; i < rd->n_doors; i++) {
         const char *page = rd_page(rd, &rd->doors[i]);
@@ -391,5 +394,5 @@ enum rd_verdict rd_queued(struct rd *rd, const char **evidence_out)
     if (slow != NULL) {
         return RD_FAIL;
     }
-    return rd->n_doors == 0 || rd->n_operations == 0 || n_unseen > 0 ? RD_UNKNOWN : RD_PASS;
+    return rd->n_doors == 0 || n_unseen > 0 ? RD_UNKNOWN : RD_PASS;
 }
