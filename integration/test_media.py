@@ -655,13 +655,24 @@ def test_children_of_several_threads_do_not_disturb_each_other(media, tmp_path):
     assert len(lines) == 12 and len(set(lines)) == 1
 
 
-def test_memory_is_bounded_for_a_long_file(media, tmp_path):
-    """An hour, also at a zoom of 40 MB: the child's peak memory, its share of the parent's blocks included."""
-    path = media.file("input", tracks.hour_of_silence())
-    done = subprocess.run(["/usr/bin/time", "-f", "%M", BIN / "media-driver", "--discard", "run", "waveform",
-                           '{"zoom":[16,64,256]}', tmp_path / "out", path], capture_output=True, timeout=120,
+def peak_kib(operation, params, path):
+    """The child's peak memory, its share of the parent's blocks included."""
+    done = subprocess.run(["/usr/bin/time", "-f", "%M", BIN / "media-driver", "--discard", "run", operation,
+                           json.dumps(params), "out", path], capture_output=True, timeout=120,
                           env={"PATH": "/usr/bin"}, check=True)
-    assert int(done.stderr.split()[-1]) < 64 * 1024
+    return int(done.stderr.split()[-1])
+
+
+def test_memory_is_bounded_for_a_long_file(media):
+    """An hour, also at a zoom of 40 MB."""
+    path = media.file("input", tracks.hour_of_silence())
+    assert peak_kib("waveform", {"zoom": [16, 64, 256]}, path) < 64 * 1024
+
+
+def test_the_index_of_an_m4a_is_kept_in_2_bytes_a_packet(media):
+    """An hour has 155,000; a WAV has no index."""
+    path = media.file("input", tracks.hour_of_silence())
+    assert peak_kib("convert", {"format": "m4a"}, path) < peak_kib("convert", {"format": "wav"}, path) + 4 * 1024
 
 
 def test_more_peaks_than_memory_is_a_clear_error(media, tmp_path):

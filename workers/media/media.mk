@@ -22,6 +22,8 @@ $(B)/bin/maxbooster-media: $(call obj,$(MEDIA_SRC))
 $(B)/test/workers/media/%: $(B)/obj/workers/media/%.o $(B)/media.a
 	$(call say,LINK,$@)
 	$(Q)mkdir -p $(@D) && $(CC) $(ALL_LDFLAGS) -o $@ $^ -lcmocka $(LIBS_MEDIA)
+# It asks libavformat by itself, whose own list of formats must not come first.
+$(B)/test/workers/media/test_m4a: $(B)/obj/workers/media/formats.o
 
 # Runs media_run() on local files; for integration/test_media.py and for measuring.
 $(B)/bin/media-driver: $(B)/obj/loadtest/media_driver.o $(B)/lib.a

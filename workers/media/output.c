@@ -5,9 +5,9 @@
 
 #include <libavutil/channel_layout.h>
 #include <libavutil/intreadwrite.h>
-#include <libavutil/opt.h>
 #include <libavutil/samplefmt.h>
 
+#include "workers/media/m4a.h"
 #include "workers/media/tags.h"
 
 enum {
@@ -19,8 +19,7 @@ enum {
     VORBIS_QUALITY_USUAL = 6, /* about 192 kbit/s at 44.1 kHz stereo */
     BIT_RATE_USUAL = 96000,   /* a channel */
     BIT_RATE_TRIES = 20,
-    INDEX_FIXED_BYTES = 8192, /* boxes of an m4a index that do not grow, generously */
-    RIFF_HEADER = 8,          /* a chunk's name and size */
+    RIFF_HEADER = 8, /* a chunk's name and size */
     RF64_SIZE_AT = 20,
     WAV_BYTES_MAX = 0x7fff0000 /* beyond it the RF64 form, which counts in 64 bits */
 };
@@ -31,16 +30,14 @@ struct output {
     struct link *link;
     uint32_t index;
     int64_t position, size;
-    bool failed;         /* a correction out of reach */
-    int64_t index_room;  /* m4a: bytes kept for the index at its start, 0 none */
-    int64_t index_start; /* where they begin */
-    int64_t index_fixed; /* bytes of the index that do not grow with the length */
+    bool failed; /* a correction out of reach */
     AVIOContext *io;
     AVFormatContext *format;
+    struct m4a *m4a; /* writes instead of the muxer; NULL: another format */
     AVCodecContext *codec;
     AVStream *stream, *cover;
     AVPacket *packet;
-    int64_t samples, packets;
+    int64_t samples;
     size_t tag_bytes;
     enum picture_place place;
     struct tags_cover picture;
@@ -118,15 +115,17 @@ bool output_layout(const AVCodec *encoder, int channels, const AVChannelLayout *
     return same_count != NULL && av_channel_layout_copy(layout_out, same_count) >= 0;
 }
 
+static enum media_fault fault_of(int rc)
+{
+    return rc >= 0 ? MEDIA_OK : rc == AVERROR(ENOMEM) ? MEDIA_FAULT_MEMORY : MEDIA_FAULT_INTERNAL;
+}
+
 static int out_write(void *opaque, uint8_t *data, int size)
 {
     struct output *out = opaque;
     int64_t over = out->size - out->position; /* so much of it replaces */
     size_t len = (size_t)size, old = over <= 0 ? 0 : over < size ? (size_t)over : len;
 
-    if (out->position == 0 && out->size == 0 && size >= 4) {
-        out->index_start = (int64_t)AV_RB32(data); /* of m4a: behind its first box */
-    }
     if (old > 0) {
         if (out->position + (int64_t)old > MEDIA_REWRITABLE) {
             out->failed = true;
@@ -142,20 +141,6 @@ static int out_write(void *opaque, uint8_t *data, int size)
     return size;
 }
 
-/* Seeking behind the end leaves zeros, as in a file. */
-static void fill(struct output *out, int64_t size)
-{
-    static const uint8_t zeros[4096];
-
-    while (out->size < size) {
-        int64_t more = size - out->size;
-        size_t len = more < (int64_t)sizeof(zeros) ? (size_t)more : sizeof(zeros);
-
-        link_write(out->link, out->index, zeros, len);
-        out->size += (int64_t)len;
-    }
-}
-
 static int64_t out_seek(void *opaque, int64_t offset, int whence)
 {
     struct output *out = opaque;
@@ -164,10 +149,9 @@ static int64_t out_seek(void *opaque, int64_t offset, int whence)
         return out->size;
     }
     offset += whence == SEEK_CUR ? out->position : whence == SEEK_END ? out->size : 0;
-    if (offset < 0 || offset > out->size + MEDIA_REWRITABLE) {
+    if (offset < 0 || offset > out->size) {
         return AVERROR(EINVAL);
     }
-    fill(out, offset);
     out->position = offset;
     return offset;
 }
@@ -320,54 +304,28 @@ static enum media_fault open_muxer(struct output *out, const struct output_setti
         return MEDIA_FAULT_MEMORY;
     }
     out->io->seekable = AVIO_SEEKABLE_NORMAL;
-    out->format->pb = out->io;
     /* Same input, same bytes: no program version, no random stream number, no date. */
     out->format->flags |= AVFMT_FLAG_CUSTOM_IO | AVFMT_FLAG_BITEXACT;
     return MEDIA_OK;
 }
 
-/* ---- m4a: its index (moov) goes to the start, so that players and pipes need not wait for the
- * end ---- */
-
-/* Most bytes of the index for that many packets: sizes (4 each), places of chunks of at most 1 MiB
- * (a packet has under 8 KiB), descriptors. */
-static int64_t index_bytes(const struct output *out, int64_t packets)
+/* M4A: its index (moov) goes to the start, so that players and pipes need not wait for the end. The
+ * room that is kept for it allows for some error in the length. */
+static enum media_fault open_m4a(struct output *out, const struct output_settings *s)
 {
-    return out->index_fixed + packets * 4 + (packets / 100 + 2) * 16;
-}
+    int64_t error = s->samples_expected / (s->samples_exact ? 64 : 2);
+    int64_t texts =
+        (int64_t)out->tag_bytes * 2 + (out->cover == NULL ? 0 : out->picture.picture->size);
+    AVDictionary *options = NULL;
+    int rc;
 
-static void plan_index(struct output *out, const struct output_settings *s, AVDictionary **options)
-{
-    int64_t room = s->samples_expected / (s->samples_exact ? 64 : 2);
-    int64_t packets = (s->samples_expected + room) / 1024 + 64;
-
-    out->index_fixed = INDEX_FIXED_BYTES + (int64_t)out->tag_bytes * 2 +
-                       (out->cover == NULL ? 0 : out->picture.picture->size);
-    if (s->samples_expected >= 0 &&
-        index_bytes(out, packets) + INDEX_FIXED_BYTES < MEDIA_REWRITABLE) {
-        out->index_room = index_bytes(out, packets);
-        (void)av_dict_set_int(options, "moov_size", out->index_room, 0);
-    }
-}
-
-/* The audio was longer than its file had said: the index goes to the end after all, and its room
- * is marked as free. */
-static enum media_fault give_up_index(struct output *out)
-{
-    const uint8_t box[8] = {(uint8_t)(out->index_room >> 24),
-                            (uint8_t)(out->index_room >> 16),
-                            (uint8_t)(out->index_room >> 8),
-                            (uint8_t)out->index_room,
-                            'f',
-                            'r',
-                            'e',
-                            'e'};
-
-    if (av_opt_set_int(out->format->priv_data, "moov_size", 0, 0) < 0) {
-        return MEDIA_FAULT_INTERNAL;
-    }
-    link_rewrite(out->link, out->index, out->index_start, box, sizeof(box));
-    return MEDIA_OK;
+    /* the edit list, which says where delay and padding are, counts in it */
+    (void)av_dict_set_int(&options, "movie_timescale", s->sample_rate, 0);
+    rc = m4a_open(out->format, &options, out->io,
+                  s->samples_expected < 0 ? 0 : m4a_room(s->samples_expected + error, texts),
+                  &out->m4a);
+    av_dict_free(&options);
+    return fault_of(rc);
 }
 
 /* WAV: its sizes are filled in at once where the length is promised. If the promise is kept the
@@ -401,18 +359,15 @@ static enum media_fault write_header(struct output *out, const struct output_set
                (s->samples_expected < 0 || bytes > WAV_BYTES_MAX / (s->samples_exact ? 1 : 8))) {
         (void)av_dict_set(&options, "rf64", "auto", 0);
         promised = false;
-    } else if (strcmp(s->format->muxer, "ipod") == 0) {
-        /* the edit list, which says where delay and padding are, counts in it */
-        (void)av_dict_set_int(&options, "movie_timescale", s->sample_rate, 0);
-        plan_index(out, s, &options);
     }
+    out->format->pb = out->io;
     rc = avformat_write_header(out->format, &options);
     av_dict_free(&options);
     if (rc >= 0 && promised) {
         avio_flush(out->io);
         promise_wav_sizes(out, s);
     }
-    return rc == AVERROR(ENOMEM) ? MEDIA_FAULT_MEMORY : rc < 0 ? MEDIA_FAULT_INTERNAL : MEDIA_OK;
+    return fault_of(rc);
 }
 
 enum media_fault output_open(struct link *l, uint32_t index, const struct output_settings *s,
@@ -439,7 +394,9 @@ enum media_fault output_open(struct link *l, uint32_t index, const struct output
     }
     out->stream->time_base = out->codec->time_base;
     f = take_tags(out, s);
-    f = f != MEDIA_OK ? f : write_header(out, s);
+    if (f == MEDIA_OK) {
+        f = strcmp(s->format->muxer, "ipod") == 0 ? open_m4a(out, s) : write_header(out, s);
+    }
     return f != MEDIA_OK ? f : write_cover(out);
 }
 
@@ -455,16 +412,14 @@ static enum media_fault drain(struct output *out)
     while ((rc = avcodec_receive_packet(out->codec, out->packet)) >= 0) {
         out->packet->stream_index = out->stream->index;
         av_packet_rescale_ts(out->packet, out->codec->time_base, out->stream->time_base);
-        rc = av_write_frame(out->format, out->packet);
+        rc = out->m4a != NULL ? m4a_packet(out->m4a, out->packet)
+                              : av_write_frame(out->format, out->packet);
         av_packet_unref(out->packet);
-        out->packets++;
         if (rc < 0) {
             break;
         }
     }
-    return rc == AVERROR(EAGAIN) || rc == AVERROR_EOF ? MEDIA_OK
-           : rc == AVERROR(ENOMEM)                    ? MEDIA_FAULT_MEMORY
-                                                      : MEDIA_FAULT_INTERNAL;
+    return rc == AVERROR(EAGAIN) || rc == AVERROR_EOF ? MEDIA_OK : fault_of(rc);
 }
 
 /* A float file may hold anything. An encoder of floats may search for ever for what fits an
@@ -544,12 +499,8 @@ enum media_fault output_end(struct output *out)
     enum media_fault f;
 
     f = avcodec_send_frame(out->codec, NULL) < 0 ? MEDIA_FAULT_INTERNAL : drain(out);
-    if (f == MEDIA_OK && out->index_room > 0 && index_bytes(out, out->packets) > out->index_room) {
-        avio_flush(out->io);
-        f = give_up_index(out);
-    }
-    if (f == MEDIA_OK && av_write_trailer(out->format) < 0) {
-        f = MEDIA_FAULT_INTERNAL;
+    if (f == MEDIA_OK) {
+        f = fault_of(out->m4a != NULL ? m4a_end(out->m4a) : av_write_trailer(out->format));
     }
     avio_flush(out->io);
     if (f == MEDIA_OK && out->place == PICTURE_ID3_BEHIND && out->id3_len > 0) {
@@ -581,6 +532,7 @@ void output_close(struct output **output)
     av_free(out->id3);
     av_packet_free(&out->packet);
     avcodec_free_context(&out->codec);
+    m4a_close(&out->m4a);
     avformat_free_context(out->format);
     if (out->io != NULL) {
         av_freep(&out->io->buffer);

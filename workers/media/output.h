@@ -1,5 +1,5 @@
-/* An encoded file as an output of the link. The only door to libavformat's and libavcodec's
- * writing side.
+/* An encoded file as an output of the link. With m4a.h the only door to libavformat's and
+ * libavcodec's writing side.
  *
  * Usage: output_open(), output_frame() for all audio, output_end(). Functions return MEDIA_OK or a
  * fault. */
