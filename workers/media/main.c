@@ -3,6 +3,7 @@
  * Nothing of the input is touched before the sandbox is closed. The process ends without tidying
  * up: its memory goes with it. */
 #include <libavutil/log.h>
+#include <malloc.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -18,7 +19,10 @@ const char *__asan_default_options(void)
 }
 #endif
 
-enum { EXIT_SANDBOX = 4 };
+enum {
+    EXIT_SANDBOX = 4,
+    MMAP_BYTES = 128 << 10 /* glibc's own first threshold */
+};
 
 static const struct operation {
     const char *name;
@@ -60,6 +64,10 @@ int main(void)
 
     op.link = link_open(&op.start, &op.params);
     av_log_set_callback(quiet);
+    /* Arrays that grow with the length (an index, peaks) are mapped by themselves and give their
+     * memory back. Left alone, glibc puts them into the heap once a large one has been freed, and
+     * what they leave behind as they grow on stays resident. */
+    (void)mallopt(M_MMAP_THRESHOLD, MMAP_BYTES);
     if (!sandbox_enter(op.start->address_bytes, op.start->cpu_s)) {
         link_fail(op.link, MEDIA_FAULT_INTERNAL, EXIT_SANDBOX, 0, NULL);
         _exit(EXIT_SANDBOX);
