@@ -470,25 +470,6 @@ enum err queue_pause(struct scope *sc, const char *queue, bool paused)
     return OK;
 }
 
-enum err queue_pause_differs(struct scope *sc, const char *queue, bool should, bool *differs_out)
-{
-    struct redis_reply reply;
-    int partition;
-
-    *differs_out = false;
-    for (partition = 0; partition < queue_partitions(); partition++) {
-        const struct queue_keys *k = queue_keys_find(queue, partition);
-
-        if (k == NULL) {
-            return no_queue(sc, queue);
-        }
-        TRY(redis_do(sc, k->meta, &reply, "HGET", k->meta, "p", NULL));
-        *differs_out =
-            *differs_out || should != (reply.kind == REDIS_TEXT && strcmp(reply.text, "1") == 0);
-    }
-    return OK;
-}
-
 enum err queue_wait_replicas(struct scope *sc, enum job_kind kind, struct id job, int replicas,
                              int64_t wait_ms)
 {

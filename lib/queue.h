@@ -179,10 +179,6 @@ MUST_USE enum err queue_stats(struct scope *sc, const char *queue, struct queue_
 /* Give out no jobs until resumed. Running ones go on. */
 MUST_USE enum err queue_pause(struct scope *sc, const char *queue, bool paused);
 
-/* Is a partition of it not as it should be? */
-MUST_USE enum err queue_pause_differs(struct scope *sc, const char *queue, bool should,
-                                      bool *differs_out);
-
 /* Tell who listens what has become of a user's job: one message on the sharded channel
  * "jobs:{userId}", {"jobId","type","status","progress"}. Nobody is told of jobs of nobody. Best
  * effort: a listener that needs certainty asks for the row. */

@@ -43,6 +43,7 @@ static struct {
 static struct {
     char epoch[QUEUE_EPOCH_SIZE];
     int64_t lost_mono_ms; /* 0: never */
+    bool is_paused;
 } seen[QUEUES_MAX][QUEUE_PARTITIONS_MAX];
 
 static sigset_t signals;
@@ -132,6 +133,7 @@ static void tend(struct arena *arena, size_t i, int partition, const char *queue
             return;
         }
         note_epoch(i, partition, queue, got.epoch);
+        seen[i][partition].is_paused = got.paused;
         n_promoted += got.n_promoted;
         n_recovered += got.n_recovered;
     }
@@ -172,6 +174,23 @@ int64_t queues_lost_ms(const char *queue)
         }
     }
     return latest == 0 ? -1 : clock_mono_ms() - latest;
+}
+
+bool queues_pause_is(const char *queue, bool paused)
+{
+    size_t n, i;
+    const char *const *queues = queue_names(&n);
+    int partition;
+
+    for (i = 0; i < n && i < QUEUES_MAX; i++) {
+        for (partition = 0; strcmp(queues[i], queue) == 0 && partition < queue_partitions();
+             partition++) {
+            if (seen[i][partition].is_paused != paused) {
+                return false;
+            }
+        }
+    }
+    return true;
 }
 
 /* Wait a tick; false: the process is to end. */

@@ -35,8 +35,11 @@ void queues_tend(struct arena *arena);
 /* Has Redis lost the queue lately, and how long ago was that seen? -1: no. */
 int64_t queues_lost_ms(const char *queue);
 
-/* Tell queues that they are paused, or not, where Redis says otherwise than the rows of shard 0.
- * Call it before putback_round(), so that what was lost does not run on. */
+/* Did each partition of the queue say so when it was last tended? */
+bool queues_pause_is(const char *queue, bool paused);
+
+/* Tell queues that they are paused, or not, where they said otherwise than the rows of shard 0 when
+ * they were tended. Call it before putback_round(), so that what was lost does not run on. */
 void pauses_round(struct arena *arena);
 
 /* Push rows that their queue does not know: a bounded number of each shard, going round. Faster

@@ -1,5 +1,5 @@
-/* Pauses of queues: rows on shard 0 are what the operator decided, and Redis is told again and
- * again, since it may have lost it. */
+/* Pauses of queues: rows on shard 0 are what the operator decided. Redis may lose it, and says what
+ * it thinks whenever a queue is tended; so it is told again only where that differs. */
 #include <string.h>
 
 #include "lib/clock.h"
@@ -45,10 +45,8 @@ static enum err tell(struct scope *sc)
     TRY(pg_many(sc, q_queue_pauses_list(sc, home, ROWS_MAX), &shape_pause, &rows, &n));
     for (i = 0; i < n_queues; i++) {
         bool should = is_among(rows, n, queues[i]);
-        bool is_other = false;
 
-        TRY(queue_pause_differs(sc, queues[i], should, &is_other));
-        if (is_other) {
+        if (!queues_pause_is(queues[i], should)) {
             log_event(LOG_WARN, "scheduler.pause", "queue %s %s", queues[i],
                       should ? "is paused again" : "goes on");
             TRY(queue_pause(sc, queues[i], should));
