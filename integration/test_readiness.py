@@ -1,5 +1,4 @@
 """maxboosterctl readiness: what it proves on a running stack, and that each line can fail."""
-import collections
 import contextlib
 import http.server
 import json
@@ -16,6 +15,7 @@ import pytest
 import requests
 
 from harness import audio, tracks
+from harness.asking import Asking
 from harness.waits import wait_until
 
 pytestmark = pytest.mark.xdist_group("guards")
@@ -38,27 +38,15 @@ def verdicts(lines):
     return {name: line["verdict"] for name, line in lines.items()}
 
 
-@contextlib.contextmanager
 def at_work(user):
-    """Conversions of a user, one after the other, until the block ends; how many are done."""
-    is_over = threading.Event()
-    done = collections.Counter()
+    """Conversions of a user, one after the other, while the block runs."""
     file = audio.upload(user.client, "a.mp3", tracks.short_mp3())
 
     def work():
-        while not is_over.is_set():
-            job = user.client.post("/api/audio/convert", {"fileId": file["id"], "format": "flac"},
-                                   expect=202).json["jobId"]
-            audio.wait_job(user.client, job)
-            done["jobs"] += 1
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        yield done
-    finally:
-        is_over.set()
-        thread.join(120)
-        assert not thread.is_alive()
+        job = user.client.post("/api/audio/convert", {"fileId": file["id"], "format": "flac"},
+                               expect=202).json["jobId"]
+        audio.wait_job(user.client, job)
+    return Asking([work])
 
 
 @contextlib.contextmanager
@@ -84,11 +72,11 @@ def test_what_runs_is_proved_line_by_line(private):
 
 
 def test_no_process_at_work_writes_a_file(private):
-    with at_work(private.user()) as done:
-        wait_until(lambda: done["jobs"], 60, "the first job")
+    with at_work(private.user()) as work:
+        work.go_on(1)
         status, lines = readiness(private, "--only", "local-files", "--trace", "--seconds", "3")
-        before = done["jobs"]
-        wait_until(lambda: done["jobs"] > before, 60, "the job that the trace saw")
+        work.go_on(1)  # the job that the trace saw
+    assert not work.bad, work.bad[:3]
     assert verdicts(lines) == {"local-files": "pass"} and status == 0, lines
     assert " 0 of them change local ones" in lines["local-files"]["evidence"]
     assert not re.search(r": 0 calls that open", lines["local-files"]["evidence"])

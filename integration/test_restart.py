@@ -1,13 +1,13 @@
 """A rolling restart: new API processes on new sockets, and nobody who asks meanwhile notices."""
 import contextlib
 import http.client
+import itertools
 import json
 import os
-import threading
 
 import pytest
 
-from harness.waits import wait_until
+from harness.asking import Asking
 
 pytestmark = [pytest.mark.slow, pytest.mark.fault, pytest.mark.xdist_group("private")]
 
@@ -21,53 +21,27 @@ def _fleet(private):
     private.wait_ready()
 
 
-class Asking:
-    """Two threads that read and two that write, each request on a connection of its own, so that it is
-    the server's word alone whether a request was lost."""
+def turn_of(fleet, account, is_reader):
+    """One request, on a connection of its own, so that it is the server's word alone whether it was lost."""
+    headers = {"Authorization": f"Bearer {account.client.token}", "Connection": "close",
+               "Content-Type": "application/json"}
+    numbers = itertools.count()
 
-    def __init__(self, fleet, accounts):
-        self.fleet, self.bad, self.count, self.is_over = fleet, [], 0, threading.Event()
-        self.lock = threading.Lock()
-        self.threads = [threading.Thread(target=self._run, args=(account, n % 2 == 0))
-                        for n, account in enumerate(accounts)]
+    def ask():
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=30)) as connection:
+            if is_reader:
+                connection.request("GET", "/api/auth/me", headers=headers)
+            else:
+                connection.request("PATCH", "/api/auth/me", json.dumps({"name": f"Name {next(numbers)}"}), headers)
+            reply = connection.getresponse()
+            answer = reply.status, reply.read()
+            return None if answer[0] == 200 else answer
+    return ask
 
-    def _run(self, account, is_reader):
-        headers = {"Authorization": f"Bearer {account.client.token}", "Connection": "close",
-                   "Content-Type": "application/json"}
-        n = 0
-        while not self.is_over.wait(0.05):
-            n += 1
-            connection = http.client.HTTPConnection("127.0.0.1", self.fleet.port, timeout=30)
-            try:
-                if is_reader:
-                    connection.request("GET", "/api/auth/me", headers=headers)
-                else:
-                    connection.request("PATCH", "/api/auth/me", json.dumps({"name": f"Name {n}"}), headers)
-                reply = connection.getresponse()
-                answer = reply.status, reply.read()
-            except (OSError, http.client.HTTPException) as error:
-                answer = 0, repr(error)
-            finally:
-                connection.close()
-            with self.lock:
-                self.count += 1
-                if answer[0] != 200:
-                    self.bad.append(answer)
 
-    def go_on(self, count):
-        """Wait until so many more are answered."""
-        wanted = self.count + count
-        wait_until(lambda: self.count >= wanted, 30, f"{count} more answers")
-
-    def __enter__(self):
-        for thread in self.threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.is_over.set()
-        for thread in self.threads:
-            thread.join()
+def asking_on(fleet, accounts):
+    """Each second account reads, the others write."""
+    return Asking([turn_of(fleet, account, n % 2 == 0) for n, account in enumerate(accounts)], pause_s=0.05)
 
 
 @pytest.fixture(name="accounts")
@@ -85,7 +59,7 @@ def pids(fleet):
 
 
 def test_a_rolling_restart_loses_no_request(fleet, accounts):
-    with Asking(fleet, accounts) as asking:
+    with asking_on(fleet, accounts) as asking:
         for pool in ("api-b", "api"):
             asking.go_on(20)
             before = pids(fleet)
@@ -103,7 +77,7 @@ def test_what_does_not_get_ready_never_serves(fleet, accounts, tmp_path):
     broken.write_text("#!/bin/sh\nexec sleep 1000\n")
     broken.chmod(0o755)
     before, program = pids(fleet), (fleet.folder / "bin/maxbooster-api").read_bytes()
-    with Asking(fleet, accounts) as asking:
+    with asking_on(fleet, accounts) as asking:
         done = fleet.run("restart", programs=tmp_path)
         assert done.returncode == 1
         assert "is not ready" in done.stderr and "the old one serves on" in done.stderr

@@ -2,7 +2,6 @@
 import concurrent.futures
 import contextlib
 import json
-import threading
 import uuid
 
 import psycopg2
@@ -11,6 +10,8 @@ import redis
 import requests
 
 from harness import audio, tracks
+from harness.asking import Asking, not_200
+from harness.client import Client
 from harness.stack import Stack, free_port_base, private_stack
 from harness.waits import wait_until
 
@@ -43,38 +44,10 @@ def _artist(fleet):
     account.close()
 
 
-class Asking:
-    """Threads that ask for the same again and again; what was not answered by 200."""
-
-    def __init__(self, account, threads=4):
-        self.account, self.bad, self.count, self.is_over = account, [], 0, threading.Event()
-        self.lock = threading.Lock()
-        self.threads = [threading.Thread(target=self._run) for _ in range(threads)]
-
-    def _run(self):
-        client = type(self.account.client)(self.account.client.base_url,
-                                           token=self.account.client.token)
-        while not self.is_over.is_set():
-            reply = client.get("/api/auth/me", checked=False)
-            with self.lock:
-                self.count += 1
-                if reply.status != 200:
-                    self.bad.append(reply)
-
-    def go_on(self, count):
-        """Wait until so many more are answered."""
-        wanted = self.count + count
-        wait_until(lambda: self.count >= wanted, 60, f"{count} more answers", every=0.01)
-
-    def __enter__(self):
-        for thread in self.threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.is_over.set()
-        for thread in self.threads:
-            thread.join()
+def asking_of(artist, threads=4):
+    """Threads that read the artist's account."""
+    clients = [Client(artist.client.base_url, token=artist.client.token) for _ in range(threads)]
+    return Asking([lambda c=client: not_200(c.get("/api/auth/me", checked=False)) for client in clients])
 
 
 def health_counts(fleet):
@@ -108,7 +81,7 @@ def test_every_instance_serves_and_tells_who_it_is(fleet):
 
 
 def test_killing_an_instance_costs_no_safe_request_an_error(fleet, artist):
-    with Asking(artist) as asking:
+    with asking_of(artist) as asking:
         for program in ("api-2", "api-3", "api"):
             asking.go_on(200)
             old = {p.pid for p in fleet.processes(program)}
@@ -120,7 +93,7 @@ def test_killing_an_instance_costs_no_safe_request_an_error(fleet, artist):
 
 
 def test_an_instance_that_is_away_costs_no_request_an_error(fleet, artist):
-    with fleet.stopped("api-2"), Asking(artist, threads=2) as asking:
+    with fleet.stopped("api-2"), asking_of(artist, threads=2) as asking:
         for n in range(30):
             artist.client.patch("/api/auth/me", {"name": f"Name {n}"}, expect=200)
         asking.go_on(300)
@@ -129,27 +102,14 @@ def test_an_instance_that_is_away_costs_no_request_an_error(fleet, artist):
 
 def test_stopping_an_instance_costs_no_request_an_error(fleet, artist):
     """Not even an unsafe one: whoever came before the door closed is served, others go elsewhere."""
-    over, bad = threading.Event(), []
-
-    def write(account):
-        while not over.is_set():
-            reply = account.client.patch("/api/auth/me", {"name": "Somebody"}, checked=False)
-            if reply.status != 200:
-                bad.append(reply)
     accounts = [artist] + [fleet.user() for _ in range(5)]
-    threads = [threading.Thread(target=write, args=[account]) for account in accounts]
-    for thread in threads:
-        thread.start()
-    try:
+    with Asking([lambda a=account: not_200(a.client.patch("/api/auth/me", {"name": "Somebody"}, checked=False))
+                 for account in accounts]) as asking:
         for _ in range(3):
             for program in ("api-2", "api-3"):
                 with fleet.stopped(program):
                     pass
-    finally:
-        over.set()
-        for thread in threads:
-            thread.join()
-    assert not bad, bad[:3]
+    assert asking.count and not asking.bad, asking.bad[:3]
 
 
 def interrupted(fleet, artist, method, path):
@@ -259,7 +219,7 @@ def test_reads_go_to_replicas_and_a_writer_is_never_told_what_was(fleet, artist)
 
 
 def test_reads_go_on_when_a_replica_dies(fleet, artist):
-    with Asking(artist) as asking:
+    with asking_of(artist) as asking:
         asking.go_on(50)
         fleet.kill_whole("replica-2")
         asking.go_on(200)
