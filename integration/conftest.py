@@ -3,6 +3,7 @@
 One process starts the mail server and judges the record at the end: the only one, or with -n
 the one that the workers report to. Tests on a private stack carry the xdist group "private" or
 "guards", so that one worker runs them one after the other; each worker has a stack of its own."""
+import contextlib
 import os
 import pathlib
 import subprocess
@@ -11,7 +12,7 @@ import urllib.parse
 
 import pytest
 
-from harness import fired, mail, pglab, queuelab, record, stack as stacks
+from harness import fired, mail, medialab, pglab, queuelab, record, s3lab, stack as stacks
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MAIL_SERVER = pytest.StashKey()
@@ -172,6 +173,27 @@ def _pg_driver(server, shm):
         yield make
 
 
+# S3 and the media child by themselves.
+
+@pytest.fixture(scope="module", name="gateway")
+def _gateway(tmp_path_factory):
+    """An S3 of the module's own (harness/s3lab.py)."""
+    with contextlib.closing(s3lab.Gateway(tmp_path_factory.mktemp("s3"))) as gateway:
+        yield gateway
+
+
+@pytest.fixture(scope="session", name="media_programs")
+def _media_programs():
+    """They are built."""
+    medialab.build()
+
+
+@pytest.fixture(name="media")
+def _media(tmp_path, media_programs):  # pylint: disable=unused-argument
+    """The media child's driver."""
+    return medialab.Media(tmp_path)
+
+
 # The job queue by itself (harness/queuelab.py).
 
 @pytest.fixture(scope="module", name="shared_lab")
@@ -202,3 +224,18 @@ def private(stack):
             JOB_BACKOFF_MS=200, SESSION_TTL=86400, WORKER_THREADS=4, JOB_AUDIO_ANALYSE_CONCURRENCY=1,
             JOB_AUDIO_MIX_TIMEOUT_S=3) as found:
         yield found
+
+
+@pytest.fixture
+def tell(private):
+    """Change the configuration of the running fleet; what was changed is taken back."""
+    names = set()
+
+    def change(**values):
+        names.update(values)
+        done = private.ctl("config", "set", *(f"{k}={v}" for k, v in values.items()))
+        assert done.returncode == 0, done.stdout + done.stderr
+    yield change
+    if names:
+        done = private.ctl("config", "set", *(f"{name}=" for name in names))
+        assert done.returncode == 0, done.stdout + done.stderr

@@ -4,7 +4,6 @@ import math
 import re
 import subprocess
 
-import boto3
 import pytest
 
 from harness import audio, tracks
@@ -15,14 +14,6 @@ def analysis_jobs(stack, user, file_id):
     """Rows of the jobs that analyse a file."""
     return stack.sql(stack.shard_of(user.id), "SELECT id::text, status, attempts FROM jobs WHERE "
                      "type = 'audio-analyse' AND payload->>'fileId' = %s", file_id)
-
-
-def bucket(stack):
-    """A client of the stack's S3."""
-    env = stack.env
-    return boto3.client("s3", endpoint_url=env["S3_ENDPOINT"], region_name=env["AWS_REGION"],
-                        aws_access_key_id=env["AWS_ACCESS_KEY_ID"],
-                        aws_secret_access_key=env["AWS_SECRET_ACCESS_KEY"])
 
 
 def made(name, *words):
@@ -184,7 +175,7 @@ def test_a_file_whose_bytes_vanish_fails_its_analysis_and_nothing_else(private):
     user = private.user()
     with private.frozen("worker"):
         file = audio.upload(user.client, "a.mp3", tracks.short_mp3())
-        bucket(private).delete_object(Bucket=private.env["S3_BUCKET"], Key=file["key"])
+        private.s3().delete_object(Bucket=private.env["S3_BUCKET"], Key=file["key"])
     (job_id, _, _), = analysis_jobs(private, user, file["id"])
     job = audio.wait_job(user.client, job_id, wanted=("failed",))
     assert job["error"]["code"] == "not_found"

@@ -10,20 +10,6 @@ from harness.waits import wait_until
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("guards")]
 
 
-@pytest.fixture
-def tell(private):
-    """Change the configuration of the running fleet; what was changed is taken back."""
-    names = set()
-
-    def change(**values):
-        names.update(values)
-        done = private.ctl("config", "set", *(f"{k}={v}" for k, v in values.items()))
-        assert done.returncode == 0, done.stdout + done.stderr
-    yield change
-    if names:
-        assert private.ctl("config", "set", *(f"{name}=" for name in names)).returncode == 0
-
-
 def look(stack, user, **options):
     """(reply, its log line) of a profile."""
     request_id = f"cache-{uuid.uuid4().hex}"

@@ -3,10 +3,8 @@
 Whether a reply came from the cache is told by X-Cache; S3 itself is asked no more for what is a HIT."""
 import urllib.parse
 
-import boto3
 import pytest
 import requests
-from botocore.config import Config
 
 from harness import audio, tracks
 from harness.stack import private_stack
@@ -42,20 +40,11 @@ def _track(artist):
     return Track
 
 
-def s3_client(fleet):
-    """A client of S3 with the stack's own keys."""
-    env = fleet.env
-    return boto3.client("s3", endpoint_url=fleet.s3_url, region_name=env["AWS_REGION"],
-                        aws_access_key_id=env["AWS_ACCESS_KEY_ID"],
-                        aws_secret_access_key=env["AWS_SECRET_ACCESS_KEY"],
-                        config=Config(signature_version="s3v4", s3={"addressing_style": "path"}))
-
-
 @pytest.fixture(name="signed")
 def _signed(fleet):
     """Presign a GET by boto3."""
     def sign(key, seconds=60):
-        return s3_client(fleet).generate_presigned_url(
+        return fleet.s3(fleet.s3_url).generate_presigned_url(
             "get_object", Params={"Bucket": fleet.env["S3_BUCKET"], "Key": key}, ExpiresIn=seconds)
     return sign
 
@@ -187,7 +176,7 @@ def test_a_deleted_object_leaves_the_cache(fleet, artist, track):
 
 def test_temporary_objects_are_never_kept(fleet, signed):
     for key, is_kept in (("temp/x/y", False), ("logs/x/y", False), ("static/x/y", True)):
-        s3_client(fleet).put_object(Bucket=fleet.env["S3_BUCKET"], Key=key, Body=b"some bytes")
+        fleet.s3(fleet.s3_url).put_object(Bucket=fleet.env["S3_BUCKET"], Key=key, Body=b"some bytes")
         replies = [ask(signed(key)) for _ in range(2)]
         assert [(r.status_code, r.content) for r in replies] == [(200, b"some bytes")] * 2
         assert [r.headers.get("X-Cache") for r in replies] == (
@@ -196,7 +185,7 @@ def test_temporary_objects_are_never_kept(fleet, signed):
 
 def test_a_rewritten_object_leaves_the_cache(fleet, signed):
     for body in (b"first", b"second"):
-        s3_client(fleet).put_object(Bucket=fleet.env["S3_BUCKET"], Key="static/z", Body=body)
+        fleet.s3(fleet.s3_url).put_object(Bucket=fleet.env["S3_BUCKET"], Key="static/z", Body=body)
         assert wait_until(lambda b=body: ask(signed("static/z")).content == b, 10, "the new bytes")
 
 

@@ -18,21 +18,6 @@ from harness.waits import wait_until
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("guards")]
 
 
-@pytest.fixture
-def tell(private):
-    """Change the configuration of the running fleet; what was changed is taken back."""
-    names = set()
-
-    def change(**values):
-        names.update(values)
-        done = private.ctl("config", "set", *(f"{k}={v}" for k, v in values.items()))
-        assert done.returncode == 0, done.stdout + done.stderr
-    yield change
-    if names:
-        done = private.ctl("config", "set", *(f"{name}=" for name in names))
-        assert done.returncode == 0, done.stdout + done.stderr
-
-
 def degradation(stack):
     """(level, layers) of status."""
     told = stack.client().get("/api/system/status", expect=(200, 503)).json["degradation"]

@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from harness import audio, medialab, tracks
+from harness import audio, tracks
 from harness.medialab import FORMATS
 from harness.waits import wait_until
 
@@ -20,18 +20,6 @@ CODES = {"empty", "not_audio", "no_audio", "unsupported_codec", "corrupt", "too_
          "streams", "too_complex", "result_too_large"}
 MUTANTS = 12
 NUMBERS = [b"\xff" * 4, b"\0" * 4, b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f", b"\x80\0\0\0"]
-
-
-@pytest.fixture(scope="session", autouse=True)
-def programs():
-    """The programs are built."""
-    medialab.build()
-
-
-@pytest.fixture
-def media(tmp_path):
-    """The driver."""
-    return medialab.Media(tmp_path)
 
 
 def mutated(dice, data):

@@ -35,18 +35,6 @@ console.log(JSON.stringify(told));
 """
 
 
-@pytest.fixture(scope="session", autouse=True)
-def programs():
-    """The programs are built."""
-    medialab.build()
-
-
-@pytest.fixture
-def media(tmp_path):
-    """The driver."""
-    return medialab.Media(tmp_path)
-
-
 def installed(name, make):
     """A folder that make(folder) fills, once on this machine."""
     folder = CACHE / name

@@ -5,23 +5,11 @@ import subprocess
 
 import pytest
 
-from harness import medialab, tracks
+from harness import tracks
 
 # Formats, from exact to coarse.
 TARGETS = [{"format": "flac"}, {"format": "wav", "sampleRate": 22050}, {"format": "mp3", "bitrate": 192000},
            {"format": "m4a", "bitrate": 96000}, {"format": "ogg", "quality": 2}, {"format": "opus", "bitrate": 128000}]
-
-
-@pytest.fixture(scope="session", autouse=True)
-def programs():
-    """The programs are built."""
-    medialab.build()
-
-
-@pytest.fixture
-def media(tmp_path):
-    """The driver."""
-    return medialab.Media(tmp_path)
 
 
 def metered(path):

@@ -98,25 +98,22 @@ def test_health_and_readiness_are_never_limited(private):
     client.get("/api/system/status", expect=200)
 
 
-def test_full_capacity_refuses_new_logins_and_leaves_everyone_else_alone(private):
+def test_full_capacity_refuses_new_logins_and_leaves_everyone_else_alone(private, tell):
     old = private.user()
     newcomer = private.user(login=False)
     opened, refused = [], None
     live = int(re.search(r"\d+", private.ctl("sessions", "count").stdout).group())
-    assert private.ctl("config", "set", f"MAX_SESSIONS={live + 3}").returncode == 0
+    tell(MAX_SESSIONS=live + 3)
     for _ in range(10):
         reply = newcomer.login()
         if reply.status == 503:
             refused = reply
             break
         opened.append(Client(private.url, token=reply.json["token"]))
-    try:
-        assert refused is not None, "no login was refused"
-        assert refused.code == "session_capacity"
-        old.client.get("/api/auth/me", expect=200)
-        status = private.client().get("/api/system/status", expect=(200, 503)).json
-        assert status["checks"]["redis"]["status"] == "ok"
-        opened[0].post("/api/auth/logout-all", expect=204)
-        assert newcomer.login().status == 200
-    finally:
-        assert private.ctl("config", "set", "MAX_SESSIONS=").returncode == 0
+    assert refused is not None, "no login was refused"
+    assert refused.code == "session_capacity"
+    old.client.get("/api/auth/me", expect=200)
+    status = private.client().get("/api/system/status", expect=(200, 503)).json
+    assert status["checks"]["redis"]["status"] == "ok"
+    opened[0].post("/api/auth/logout-all", expect=204)
+    assert newcomer.login().status == 200

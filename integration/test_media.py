@@ -13,20 +13,8 @@ import zlib
 
 import pytest
 
-from harness import audio, medialab, tracks
+from harness import audio, tracks
 from harness.medialab import BIN, FORMATS
-
-
-@pytest.fixture(scope="session", autouse=True)
-def programs():
-    """The programs are built."""
-    medialab.build()
-
-
-@pytest.fixture
-def media(tmp_path):
-    """The driver."""
-    return medialab.Media(tmp_path)
 
 
 # ---- probe ----

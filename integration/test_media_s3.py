@@ -2,46 +2,24 @@
 import hashlib
 import json
 import os
-import pathlib
 import re
 import subprocess
 
-import boto3
-import botocore.config
 import pytest
 
 from harness import audio, s3lab, tracks
+from harness.medialab import BIN
 
-pytestmark = pytest.mark.xdist_group("s3lab")
+pytestmark = [pytest.mark.xdist_group("s3lab"), pytest.mark.usefixtures("media_programs")]
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-BIN = pathlib.Path(os.environ.get("MEDIA_BIN", ROOT / "build/bin"))
 PART = 5242880
 BUCKET = s3lab.BUCKET
-
-
-@pytest.fixture(scope="module", autouse=True)
-def programs():
-    """The programs are built."""
-    if "MEDIA_BIN" not in os.environ:
-        subprocess.run(["make", "-s", "build/bin/media-driver", "build/bin/maxbooster-media"],
-                       cwd=ROOT, check=True, timeout=600)
-
-
-@pytest.fixture(scope="module")
-def gateway(tmp_path_factory):
-    """A real S3 server."""
-    found = s3lab.Gateway(tmp_path_factory.mktemp("s3"))
-    yield found
-    found.close()
 
 
 @pytest.fixture(scope="module")
 def bucket(gateway):
     """It, as boto3 sees it."""
-    return boto3.client("s3", endpoint_url=gateway.url, region_name="us-east-1",
-                        aws_access_key_id=s3lab.ACCESS_KEY, aws_secret_access_key=s3lab.SECRET_KEY,
-                        config=botocore.config.Config(s3={"addressing_style": "path"}))
+    return gateway.client()
 
 
 def run(gateway, operation, params, key, ok=True, options=(), wrap=()):

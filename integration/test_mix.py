@@ -2,17 +2,14 @@
 import array
 import json
 import math
-import os
-import pathlib
 import struct
 import subprocess
 
 import pytest
 
 from harness import audio, tracks
+from harness.medialab import BIN
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-BIN = pathlib.Path(os.environ.get("MEDIA_BIN", ROOT / "build/bin"))
 RATE = 44100
 
 
@@ -75,16 +72,8 @@ class Mixer:
         return [[s / 32767 for s in raw[c::told["channels"]]] for c in range(told["channels"])]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def programs():
-    """The programs are built."""
-    if "MEDIA_BIN" not in os.environ:
-        subprocess.run(["make", "-s", "build/bin/media-driver", "build/bin/maxbooster-media"],
-                       cwd=ROOT, check=True, timeout=600)
-
-
 @pytest.fixture
-def mixer(tmp_path):
+def mixer(tmp_path, media_programs):
     """The driver."""
     return Mixer(tmp_path)
 

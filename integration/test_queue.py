@@ -9,7 +9,6 @@ import re
 import signal
 import time
 
-import boto3
 import pytest
 
 from harness import queuelab, s3lab
@@ -550,17 +549,9 @@ def test_a_registration_that_died_is_finished_or_undone(lab):
                [("f@example.org", True), ("young@example.org", False)], 15, "the sweep")
 
 
-@pytest.fixture(name="gateway")
-def _gateway(tmp_path):
-    gateway = s3lab.Gateway(tmp_path)
-    yield gateway
-    gateway.close()
-
-
-def test_unwanted_objects_are_swept_and_wanted_ones_stay(lab, gateway, tmp_path):
+def test_unwanted_objects_are_swept_and_wanted_ones_stay(lab, gateway):
     bucket = s3lab.BUCKET
-    s3 = boto3.client("s3", endpoint_url=gateway.url, region_name=s3lab.REGION,
-                      aws_access_key_id=s3lab.ACCESS_KEY, aws_secret_access_key=s3lab.SECRET_KEY)
+    s3 = gateway.client()
     user = queuelab.user_id()
     files = {what: queuelab.owned_id(user) for what in ("verified", "pending", "deleted", "open")}
     for what, file in files.items():
@@ -587,8 +578,8 @@ def test_unwanted_objects_are_swept_and_wanted_ones_stay(lab, gateway, tmp_path)
         s3.put_object(Bucket=bucket, Key=f"temp/job/{name}", Body=b"x")
     orphan = s3.create_multipart_upload(Bucket=bucket, Key=f"audio/{user}/killed.flac")["UploadId"]
     past = time.time() - 3600
-    os.utime(tmp_path / "data" / bucket / "temp/job/old", (past, past))
-    for folder in (tmp_path / "data" / bucket).rglob(orphan):
+    os.utime(gateway.folder / "data" / bucket / "temp/job/old", (past, past))
+    for folder in (gateway.folder / "data" / bucket).rglob(orphan):
         os.utime(folder, (past, past))
     lab.scheduler(SWEEP_INTERVAL_S="1", UPLOAD_TTL_S="60", TEMP_TTL_S="60",
                   S3_ENDPOINT=gateway.url, AWS_ACCESS_KEY_ID=s3lab.ACCESS_KEY,

@@ -143,12 +143,9 @@ def test_nothing_of_the_probes_is_left(private):
                            "readiness") == [(0,)]
 
 
-def test_a_limit_that_only_looks_on_fails_its_line(private):
-    assert private.ctl("config", "set", "GUARDS_SHADOW=rate").returncode == 0
-    try:
-        status, lines = readiness(private, "--only", "refusal-429")
-    finally:
-        assert private.ctl("config", "set", "GUARDS_SHADOW=").returncode == 0
+def test_a_limit_that_only_looks_on_fails_its_line(private, tell):
+    tell(GUARDS_SHADOW="rate")
+    status, lines = readiness(private, "--only", "refusal-429")
     assert status == 1
     assert lines["refusal-429"]["verdict"] == "fail"
     assert "answered 200" in lines["refusal-429"]["evidence"]

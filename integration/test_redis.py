@@ -7,7 +7,6 @@ import json
 import os
 import pathlib
 import shutil
-import signal
 import subprocess
 import tempfile
 import threading
@@ -16,6 +15,7 @@ import pytest
 import redis
 
 from harness import queuelab
+from harness.redislab import RedisServer
 from harness.waits import wait_until
 
 PASSWORD = "s,cr%t"
@@ -24,43 +24,11 @@ NODE_TIMEOUT_MS = 2000
 MASTERS = 3
 
 
-class Node:
-    """A Redis server that can be killed, stopped and started."""
+class Node(RedisServer):
+    """A Redis server with a password."""
 
     def __init__(self, folder, *options):
-        self.port, self.folder, self.process = queuelab.free_port(), pathlib.Path(folder), None
-        self.folder.mkdir(parents=True)
-        self.options = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder), "--save", "",
-                        *options]
-        self.client = redis.Redis(port=self.port, password=PASSWORD, socket_timeout=2)
-        self.start()
-
-    def start(self):
-        self.process = subprocess.Popen(["redis-server", *self.options], stdout=subprocess.DEVNULL,
-                                        stderr=subprocess.DEVNULL)
-        wait_until(self.answers, 20, "Redis answers")
-
-    def answers(self):
-        with contextlib.suppress(redis.RedisError):
-            return self.client.ping()
-        return False
-
-    def kill(self):
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGCONT)
-            self.process.kill()
-            self.process.wait()
-
-    @contextlib.contextmanager
-    def standing_still(self):
-        self.process.send_signal(signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            self.process.send_signal(signal.SIGCONT)
-
-    def do(self, *words):
-        return self.client.execute_command(*words)
+        super().__init__(folder, *options, password=PASSWORD, socket_timeout=2)
 
 
 class Driver:

@@ -14,12 +14,6 @@ sys.path.insert(0, str(ROOT / "tools"))
 import gen_queries  # noqa: E402  (the generator is not a package)
 
 
-@pytest.fixture(scope="module", name="server")
-def _server():
-    with pglab.driver_server() as server:
-        yield server
-
-
 @pytest.fixture(scope="module", name="migrated")
 def migrate(server):
     """A database with the schema."""

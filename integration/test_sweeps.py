@@ -3,7 +3,6 @@ import contextlib
 import os
 import time
 
-import boto3
 import pytest
 
 from harness import fired, queuelab, s3lab
@@ -14,24 +13,17 @@ CLOSED = 0
 HOUR_S = 3600
 
 
-@pytest.fixture(name="gateway")
-def _gateway(tmp_path):
-    gateway = s3lab.Gateway(tmp_path)
-    yield gateway
-    gateway.close()
-
-
 @pytest.fixture(name="link")
 def _link(gateway):
     """The way from the scheduler to S3."""
     with contextlib.closing(SlowLink(gateway.port)) as link:
         yield link
+    gateway.thaw()
 
 
 @pytest.fixture(name="s3")
 def _s3(gateway):
-    return boto3.client("s3", endpoint_url=gateway.url, region_name=s3lab.REGION,
-                        aws_access_key_id=s3lab.ACCESS_KEY, aws_secret_access_key=s3lab.SECRET_KEY)
+    return gateway.client()
 
 
 def scheduler_behind(lab, link, door, **settings):

@@ -12,7 +12,6 @@ import pathlib
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,9 +20,9 @@ import time
 import uuid
 
 import psycopg2
-import redis
 from aiosmtpd.controller import Controller
 
+from .redislab import PERSISTENT, RedisServer, free_port
 from .waits import wait_until
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -31,13 +30,6 @@ PG_BIN = pathlib.Path("/usr/lib/postgresql/15/bin")
 SHARDS = 2
 PROGRAMS = ("bin/maxbooster-worker", "bin/maxbooster-scheduler", "bin/maxboosterctl",
             "loadtest/queue_driver")
-
-
-def free_port():
-    """A port of the loopback that nobody has now."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def build(*targets):
@@ -83,29 +75,12 @@ def query(name):
     return next(q.text for q in found if q.name == name)
 
 
-class Redis:
-    """A Redis server that can be killed and started again."""
+class Redis(RedisServer):
+    """A Redis server whose disk may be lost too."""
 
     def __init__(self, folder):
-        self.folder, self.port = pathlib.Path(folder), free_port()
-        self.folder.mkdir(parents=True)
+        super().__init__(folder, *PERSISTENT)
         self.url = f"redis://127.0.0.1:{self.port}"
-        self.client = redis.Redis(port=self.port)
-        self._process = None
-        self.start()
-
-    def start(self):
-        """Start it with what its append-only file has."""
-        self._process = subprocess.Popen(
-            ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--dir", self.folder,
-             "--appendonly", "yes", "--appendfsync", "everysec", "--save", ""],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        wait_until(lambda: _pings(self.client), 20, "Redis answers")
-
-    def kill(self):
-        """kill -9."""
-        self._process.kill()
-        self._process.wait()
 
     def lose_all(self):
         """kill -9, and its disk is gone."""
@@ -116,13 +91,6 @@ class Redis:
     def known(self, queue="email"):
         """How many jobs a queue knows."""
         return self.client.hlen(f"{{{queue}}}:jobs")
-
-
-def _pings(client):
-    try:
-        return client.ping()
-    except redis.ConnectionError:
-        return False
 
 
 class Postgres:

@@ -5,12 +5,12 @@ import contextlib
 import pathlib
 import shutil
 import signal
-import subprocess
 import tempfile
 
 import redis
 
 from . import queuelab
+from .redislab import PERSISTENT, RedisServer
 from .slowlink import SlowLink
 from .waits import Late, wait_until
 
@@ -18,50 +18,12 @@ NODE_TIMEOUT_MS = 1500
 MASTERS = 3
 
 
-class Node:
+class Node(RedisServer):
     """A Redis server behind a link."""
 
     def __init__(self, folder, *options):
-        self.folder, self.port = pathlib.Path(folder), queuelab.free_port()
+        super().__init__(folder, *PERSISTENT, *options, socket_timeout=5)
         self.link = SlowLink(self.port)
-        self.options, self.process = options, None
-        self.folder.mkdir(parents=True)
-        self.client = redis.Redis(port=self.port, socket_timeout=5)
-        self.start()
-
-    def start(self):
-        """Start it with what is on its disk."""
-        self.process = subprocess.Popen(
-            ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--dir",
-             str(self.folder), "--save", "", "--appendonly", "yes", "--appendfsync", "everysec",
-             *self.options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        wait_until(self.answers, 20, "Redis answers")
-
-    def answers(self):
-        """Does it?"""
-        with contextlib.suppress(redis.RedisError):
-            return self.client.ping()
-        return False
-
-    def lives(self):
-        """Does its process?"""
-        return self.process.poll() is None
-
-    def kill(self):
-        """kill -9."""
-        if self.lives():
-            self.process.send_signal(signal.SIGCONT)
-            self.process.kill()
-            self.process.wait()
-
-    def signal(self, number):
-        """Send a signal."""
-        if self.lives():
-            self.process.send_signal(number)
-
-    def do(self, *words):
-        """A command."""
-        return self.client.execute_command(*words)
 
     def fill(self, is_full):
         """No room for another byte, or room again."""

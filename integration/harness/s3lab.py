@@ -12,6 +12,7 @@ import subprocess
 import threading
 
 from .queuelab import free_port
+from .s3client import s3_client
 from .waits import wait_until
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -142,6 +143,10 @@ class Gateway:
             env={"ROOT_ACCESS_KEY": ACCESS_KEY, "ROOT_SECRET_KEY": SECRET_KEY, "HOME": "/tmp"},
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self._wait(self.port)
+
+    def client(self):
+        """A client of it, past nginx."""
+        return s3_client(self.url, REGION, ACCESS_KEY, SECRET_KEY)
 
     def kill(self):
         """kill -9 of versitygw."""

@@ -23,6 +23,7 @@ from supervisor.xmlrpc import SupervisorTransport
 
 from . import fired, waits
 from .client import Client, User
+from .s3client import s3_client
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "deploy"))
@@ -125,6 +126,12 @@ class Stack:
         url = self.env["REDIS_URL"].split(",")[0]
         kind = redis.RedisCluster if self.is_redis_cluster else redis.Redis
         return kind.from_url(url, socket_timeout=5)
+
+    def s3(self, url=None):
+        """A client of S3 with the stack's own keys; url: another way to it than the programs'."""
+        env = self.env
+        return s3_client(url or env["S3_ENDPOINT"], env["AWS_REGION"], env["AWS_ACCESS_KEY_ID"],
+                         env["AWS_SECRET_ACCESS_KEY"])
 
     def redis_nodes(self):
         """A client for each Redis by itself: {program: client}."""
