@@ -189,28 +189,3 @@ enum err mail_compose(struct scope *sc, const struct mail *mail, const char **me
     *len_out = b.len;
     return OK;
 }
-
-void mail_html(struct strbuf *out, const char *text)
-{
-    for (; *text != '\0'; text++) {
-        switch (*text) {
-        case '&':
-            strbuf_puts(out, "&amp;");
-            break;
-        case '<':
-            strbuf_puts(out, "&lt;");
-            break;
-        case '>':
-            strbuf_puts(out, "&gt;");
-            break;
-        case '"':
-            strbuf_puts(out, "&quot;");
-            break;
-        case '\'':
-            strbuf_puts(out, "&#39;");
-            break;
-        default:
-            strbuf_putc(out, *text);
-        }
-    }
-}

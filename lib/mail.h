@@ -26,7 +26,4 @@ struct mail {
 MUST_USE enum err mail_compose(struct scope *sc, const struct mail *mail, const char **message_out,
                                size_t *len_out);
 
-/* Append text with the characters that mean something in HTML escaped. */
-void mail_html(struct strbuf *out, const char *text);
-
 #endif

@@ -355,26 +355,6 @@ bool s3_xml_open(struct arena *a, const char *xml, size_t len, struct s3_open **
     return true;
 }
 
-/* ETags are S3's own words, but they pass through callers: escape them. */
-static void add_xml_text(struct strbuf *out, const char *text)
-{
-    for (; *text != '\0'; text++) {
-        switch (*text) {
-        case '&':
-            strbuf_puts(out, "&amp;");
-            break;
-        case '<':
-            strbuf_puts(out, "&lt;");
-            break;
-        case '>':
-            strbuf_puts(out, "&gt;");
-            break;
-        default:
-            strbuf_putc(out, *text);
-        }
-    }
-}
-
 struct strbuf s3_xml_complete(struct arena *a, const struct s3_part *parts, size_t n)
 {
     struct strbuf out;
@@ -387,7 +367,7 @@ struct strbuf s3_xml_complete(struct arena *a, const struct s3_part *parts, size
         strbuf_puts(&out, "<Part><PartNumber>");
         strbuf_i64(&out, parts[i].number);
         strbuf_puts(&out, "</PartNumber><ETag>");
-        add_xml_text(&out, parts[i].etag);
+        strbuf_xml(&out, parts[i].etag);
         strbuf_puts(&out, "</ETag>");
         if (parts[i].crc32c != NULL) {
             strbuf_printf(&out, "<ChecksumCRC32C>%s</ChecksumCRC32C>", parts[i].crc32c);

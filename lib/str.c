@@ -182,6 +182,31 @@ void strbuf_json(struct strbuf *b, const char *text)
     strbuf_putc(b, '"');
 }
 
+void strbuf_xml(struct strbuf *b, const char *text)
+{
+    for (; *text != '\0'; text++) {
+        switch (*text) {
+        case '&':
+            strbuf_puts(b, "&amp;");
+            break;
+        case '<':
+            strbuf_puts(b, "&lt;");
+            break;
+        case '>':
+            strbuf_puts(b, "&gt;");
+            break;
+        case '"':
+            strbuf_puts(b, "&quot;");
+            break;
+        case '\'':
+            strbuf_puts(b, "&#39;");
+            break;
+        default:
+            strbuf_putc(b, *text);
+        }
+    }
+}
+
 void hex_encode(const uint8_t *bytes, size_t len, char *out)
 {
     static const char digits[] = "0123456789abcdef";

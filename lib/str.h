@@ -43,6 +43,9 @@ void strbuf_i64(struct strbuf *b, int64_t value);
  * null. */
 void strbuf_json(struct strbuf *b, const char *text);
 
+/* Append text with what means something in XML and HTML escaped. */
+void strbuf_xml(struct strbuf *b, const char *text);
+
 /* Is it well-formed UTF-8 (RFC 3629: no surrogates, no overlong forms)? */
 bool utf8_valid(const char *text, size_t len);
 

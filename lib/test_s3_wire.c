@@ -319,11 +319,11 @@ static void test_completion_document_is_escaped(void **state)
                                     {.number = 2, .etag = "x", .crc32c = "4waSgw=="}};
     struct strbuf xml = s3_xml_complete(*state, parts, 2);
 
-    assert_string_equal(xml.data,
-                        "<CompleteMultipartUpload" XMLNS "><Part><PartNumber>1</PartNumber>"
-                        "<ETag>\"e&lt;1&gt;&amp;\"</ETag></Part><Part><PartNumber>2</PartNumber>"
-                        "<ETag>x</ETag><ChecksumCRC32C>4waSgw==</ChecksumCRC32C></Part>"
-                        "</CompleteMultipartUpload>");
+    assert_string_equal(
+        xml.data, "<CompleteMultipartUpload" XMLNS "><Part><PartNumber>1</PartNumber>"
+                  "<ETag>&quot;e&lt;1&gt;&amp;&quot;</ETag></Part><Part><PartNumber>2</PartNumber>"
+                  "<ETag>x</ETag><ChecksumCRC32C>4waSgw==</ChecksumCRC32C></Part>"
+                  "</CompleteMultipartUpload>");
 }
 
 static void test_back_off_doubles_up_to_its_bound_with_full_jitter(void **state)

@@ -128,6 +128,15 @@ static void test_escapes_cost_no_memory_beside_the_buffer(void **state)
     assert_int_equal(arena_used(a), before);
 }
 
+static void test_what_means_something_in_xml_and_html_is_escaped(void **state)
+{
+    struct strbuf b;
+
+    strbuf_init(&b, *state, 16);
+    strbuf_xml(&b, "<a href=\"x\">'&'</a>");
+    assert_string_equal(b.data, "&lt;a href=&quot;x&quot;&gt;&#39;&amp;&#39;&lt;/a&gt;");
+}
+
 static void test_formatting_costs_no_memory_beside_the_buffer(void **state)
 {
     struct arena *a = *state;
@@ -400,6 +409,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_formatting_appends_text_of_any_length, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(test_numbers_are_written_to_their_limits, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_what_means_something_in_xml_and_html_is_escaped, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(test_json_text_escapes_what_rfc_8259_demands, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(test_json_text_replaces_broken_utf_8, setup, teardown),

@@ -67,7 +67,7 @@ static void letter_begin(struct letter *l, struct job *j, const char *to, const 
     strbuf_init(&l->html, job_arena(j), 4096);
     strbuf_puts(&l->html,
                 "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>");
-    mail_html(&l->html, subject);
+    strbuf_xml(&l->html, subject);
     strbuf_puts(&l->html,
                 "</title></head>\n<body style=\"margin:0;padding:32px 16px;background:#f4f4f6;"
                 "font-family:system-ui,sans-serif;font-size:16px;line-height:1.5;color:#1c1c21\">\n"
@@ -77,7 +77,7 @@ static void letter_begin(struct letter *l, struct job *j, const char *to, const 
     if (name != NULL && *name != '\0') {
         strbuf_printf(&l->text, "Hello %s,\n\n", name);
         strbuf_puts(&l->html, "<p>Hello ");
-        mail_html(&l->html, name);
+        strbuf_xml(&l->html, name);
         strbuf_puts(&l->html, ",</p>\n");
     } else {
         strbuf_puts(&l->text, "Hello,\n\n");
@@ -97,7 +97,7 @@ static void letter_link(struct letter *l, const char *label, const char *url)
     strbuf_printf(&l->text, "%s\n\n", url);
     strbuf_puts(&l->html, "<p><a style=\"display:inline-block;padding:12px 20px;border-radius:8px;"
                           "background:#5b3df5;color:#ffffff;text-decoration:none\" href=\"");
-    mail_html(&l->html, url);
+    strbuf_xml(&l->html, url);
     strbuf_printf(&l->html, "\">%s</a></p>\n", label);
 }
 
