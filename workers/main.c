@@ -4,7 +4,6 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
-#include <sys/prctl.h>
 #include <unistd.h>
 
 #include "lib/config.h"
@@ -21,20 +20,6 @@
 #include "workers/worker.h"
 
 enum { EXIT_CONFIG = 78 }; /* EX_CONFIG */
-
-/* Under a supervisor nobody would stop us once it is gone. A worker started from a shell
- * outlives the shell. */
-static void follow_supervisor(void)
-{
-    pid_t parent = getppid();
-
-    if (getenv("SUPERVISOR_ENABLED") != NULL) {
-        prctl(PR_SET_PDEATHSIG, SIGTERM);
-        if (getppid() != parent) {
-            raise(SIGTERM);
-        }
-    }
-}
 
 /* All signals are for the thread that waits for them. */
 static void block_signals(void)
@@ -74,8 +59,8 @@ int main(int argc, char **argv)
     }
     /* A pool of connections of its own: a worker is an instance by itself. */
     block_signals();
-    follow_supervisor();
     harden_process();
+    harden_follow_supervisor();
     crypto_open();
     if (!redis_may_start(stderr)) {
         return EXIT_CONFIG;

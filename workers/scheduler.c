@@ -4,7 +4,6 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <unistd.h>
 
 #include "lib/bus.h"
@@ -229,19 +228,6 @@ static void run(void)
     arena_close(&arena);
 }
 
-/* Under a supervisor nobody would stop us once it is gone. */
-static void follow_supervisor(void)
-{
-    pid_t parent = getppid();
-
-    if (getenv("SUPERVISOR_ENABLED") != NULL) {
-        prctl(PR_SET_PDEATHSIG, SIGTERM);
-        if (getppid() != parent) {
-            raise(SIGTERM);
-        }
-    }
-}
-
 int main(void)
 {
     struct instance_plan plan = {.path = NULL};
@@ -257,8 +243,8 @@ int main(void)
     sigaddset(&signals, SIGHUP);
     sigprocmask(SIG_BLOCK, &signals, NULL);
     signal(SIGPIPE, SIG_IGN);
-    follow_supervisor();
     harden_process();
+    harden_follow_supervisor();
     crypto_open();
     if (!redis_may_start(stderr) || !bus_may_start(stderr)) {
         return EXIT_CONFIG;
