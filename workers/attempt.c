@@ -28,17 +28,18 @@ static const struct field job_row_fields[] = {
 };
 static const struct shape shape_job_row = SHAPE(job_row, job_row_fields);
 
-struct job_state {
-    const char *status;
-    int64_t waits_for, due_in_ms;
-};
-
 static const struct field job_state_fields[] = {
     F_STR(job_state, status, "status", 1, 16, 0),
+    F_I64(job_state, fence, "fence", 0, INT64_MAX, 0),
     F_I64(job_state, waits_for, "waitsFor", 0, INT64_MAX, 0),
     F_I64(job_state, due_in_ms, "dueInMs", INT64_MIN, INT64_MAX, 0),
 };
 static const struct shape shape_job_state = SHAPE(job_state, job_state_fields);
+
+enum err attempt_state(struct scope *sc, struct id job, struct job_state *state_out)
+{
+    return pg_one(sc, q_jobs_state(sc, job), &shape_job_state, state_out);
+}
 
 static void log_attempt(const struct job *j, const char *status, enum err e)
 {
@@ -138,7 +139,7 @@ static enum err ask_why(struct job *j, const struct queue_lease *lease, int64_t 
 
     *early_ms_out = 0;
     scope_init(&sc, j->scope.arena, ROW_LIMIT_MS);
-    e = pg_one(&sc, q_jobs_state(&sc, lease->job), &shape_job_state, &state);
+    e = attempt_state(&sc, lease->job, &state);
     if (e == OK && strcmp(state.status, "queued") == 0 && state.waits_for == 0) {
         *early_ms_out = state.due_in_ms > 0 ? state.due_in_ms + 1 : 1;
     }

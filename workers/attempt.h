@@ -1,5 +1,5 @@
 /* What the parts of an attempt share: the job as its code sees it (job.c), claim and course
- * (attempt.c), the end (ending.c). For those only. */
+ * (attempt.c), the roll of those that run (roll.c), the end (ending.c). For those only. */
 #ifndef WORKERS_ATTEMPT_H
 #define WORKERS_ATTEMPT_H
 
@@ -28,6 +28,15 @@ struct job {
     void (*discard)(struct job *j, struct scope *sc, void *context);
     void *discard_context;
 };
+
+/* Where a job stands. */
+struct job_state {
+    const char *status;
+    int64_t fence, waits_for, due_in_ms; /* below 0: it is due */
+};
+
+/* Ask the row, whoever owns it. */
+MUST_USE enum err attempt_state(struct scope *sc, struct id job, struct job_state *state_out);
 
 /* How an attempt ended. */
 struct verdict {

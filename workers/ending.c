@@ -16,17 +16,6 @@ enum {
     COMPLETE_LIMIT_MS = 60000 /* work that is done is worth waiting for the database */
 };
 
-struct job_state {
-    const char *status;
-    int64_t fence;
-};
-
-static const struct field job_state_fields[] = {
-    F_STR(job_state, status, "status", 1, 16, 0),
-    F_I64(job_state, fence, "fence", 0, INT64_MAX, 0),
-};
-static const struct shape shape_job_state = SHAPE(job_state, job_state_fields);
-
 struct ended {
     struct id id;
 };
@@ -153,8 +142,8 @@ static bool is_completed(struct job *j, struct scope *sc)
 {
     struct job_state state;
 
-    return pg_one(sc, q_jobs_state(sc, j->row.id), &shape_job_state, &state) == OK &&
-           state.fence == j->row.fence && strcmp(state.status, "completed") == 0;
+    return attempt_state(sc, j->row.id, &state) == OK && state.fence == j->row.fence &&
+           strcmp(state.status, "completed") == 0;
 }
 
 /* The last of its children has ended. Where this is lost, the scheduler finds the parent. */

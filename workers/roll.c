@@ -14,7 +14,7 @@
 #include "lib/shape.h"
 #include "lib/str.h"
 #include "queries.h"
-#include "workers/worker.h"
+#include "workers/attempt.h"
 
 enum {
     STOPS_WAIT_MS = 500, /* what a closing worker may still wait for its listener */
@@ -250,24 +250,12 @@ static void *listen_for_stops(void *worker)
     return NULL;
 }
 
-struct row_state {
-    const char *status;
-    int64_t fence;
-};
-
-static const struct field row_state_fields[] = {
-    F_STR(row_state, status, "status", 1, 16, 0),
-    F_I64(row_state, fence, "fence", 0, INT64_MAX, 0),
-};
-static const struct shape shape_row_state = SHAPE(row_state, row_state_fields);
-
 /* Why a row does not take an attempt's progress: cancelled by its owner, or another's by now. */
 static enum stop why_refused(struct scope *sc, struct id job)
 {
-    struct row_state row;
+    struct job_state state;
 
-    return pg_one(sc, q_jobs_state(sc, job), &shape_row_state, &row) == OK &&
-                   strcmp(row.status, "cancelled") == 0
+    return attempt_state(sc, job, &state) == OK && strcmp(state.status, "cancelled") == 0
                ? STOP_CANCELLED
                : STOP_LOST;
 }
