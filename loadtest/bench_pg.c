@@ -5,7 +5,6 @@
 #include <postgresql/libpq-fe.h>
 
 #include <assert.h>
-#include <sys/resource.h>
 
 #include "lib/clock.h"
 #include "lib/config.h"
@@ -13,6 +12,7 @@
 #include "lib/instance.h"
 #include "lib/pg.h"
 #include "lib/str.h"
+#include "loadtest/driver.h"
 #include "queries.h"
 
 enum { ROUNDS_MAX = 101, ARENA_BYTES = 131072 };
@@ -34,15 +34,6 @@ static const struct field user_fields[] = {
     F_TIME(user, updated_at, "updatedAt", 0),
 };
 static const struct shape shape_user = SHAPE(user, user_fields);
-
-static int64_t cpu_us(void)
-{
-    struct rusage ru;
-
-    getrusage(RUSAGE_SELF, &ru);
-    return (ru.ru_utime.tv_sec + ru.ru_stime.tv_sec) * INT64_C(1000000) + ru.ru_utime.tv_usec +
-           ru.ru_stime.tv_usec;
-}
 
 static void stop(const char *what, const char *why)
 {

@@ -6,7 +6,6 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
-#include <sys/resource.h>
 
 #include "lib/clock.h"
 #include "lib/config.h"
@@ -16,10 +15,9 @@
 #include "lib/promise.h"
 #include "lib/redis.h"
 #include "lib/str.h"
+#include "loadtest/driver.h"
 
 enum {
-    WORDS_MAX = 8,
-    LINE_SIZE = 4096,
     BENCH_BATCH_MAX = 50, /* an HSET of so many is one command */
     BENCH_USERS = 100,
     PICKUPS_MAX = 100000,
@@ -45,17 +43,6 @@ static struct id id_of(const char *text)
         exit(2);
     }
     return id;
-}
-
-static int64_t number_of(const char *text)
-{
-    int64_t value = 0;
-
-    if (text != NULL && !i64_parse(text, &value)) {
-        fprintf(stderr, "not a number: %s\n", text);
-        exit(2);
-    }
-    return value;
 }
 
 static enum job_kind kind_of(const char *name)
@@ -283,15 +270,6 @@ static void run(struct scope *sc, char **w, int n)
     }
 }
 
-static int64_t cpu_us(void)
-{
-    struct rusage u;
-
-    getrusage(RUSAGE_SELF, &u);
-    return (u.ru_utime.tv_sec + u.ru_stime.tv_sec) * 1000000 + u.ru_utime.tv_usec +
-           u.ru_stime.tv_usec;
-}
-
 static void must(enum err e, const struct scope *sc)
 {
     if (e != OK) {
@@ -491,7 +469,6 @@ static void bench_pickup(struct arena *a, int64_t rate, int64_t seconds)
 int main(int argc, char **argv)
 {
     struct arena *a = arena_open(1 << 20);
-    char line[LINE_SIZE];
 
     crypto_open();
     if (!config_load(stderr)) {
@@ -508,23 +485,7 @@ int main(int argc, char **argv)
         bench_pickup(a, number_of(argv[2]), number_of(argv[3]));
         return 0;
     }
-    while (fgets(line, sizeof(line), stdin) != NULL) {
-        char *words[WORDS_MAX + 1] = {NULL}, *rest = line, *word;
-        struct scope sc;
-        int n = 0;
-
-        while (n < WORDS_MAX && (word = strsep(&rest, " \n")) != NULL) {
-            if (*word != '\0') {
-                words[n++] = word;
-            }
-        }
-        if (n > 0) {
-            arena_reset(a);
-            scope_init(&sc, a, 10000);
-            run(&sc, words, n);
-            scope_done(&sc);
-        }
-    }
+    driver_serve(a, run);
     pg_close();
     instance_close();
     arena_close(&a);

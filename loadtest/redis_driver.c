@@ -6,7 +6,6 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
-#include <sys/resource.h>
 
 #include "lib/clock.h"
 #include "lib/config.h"
@@ -15,8 +14,9 @@
 #include "lib/redis.h"
 #include "lib/session.h"
 #include "lib/str.h"
+#include "loadtest/driver.h"
 
-enum { WORDS_MAX = 64, LINE_SIZE = 4096, KEYS_MAX = 4096, THREADS_MAX = 64 };
+enum { KEYS_MAX = 4096, THREADS_MAX = 64 };
 
 static struct redis_script count_script = {
     .name = "driver_count",
@@ -24,17 +24,6 @@ static struct redis_script count_script = {
               "redis.call('SET', KEYS[2], n)\n"
               "return n\n",
 };
-
-static int64_t number_of(const char *text)
-{
-    int64_t value = 0;
-
-    if (text != NULL && !i64_parse(text, &value)) {
-        fprintf(stderr, "not a number: %s\n", text);
-        exit(2);
-    }
-    return value;
-}
 
 static void add_reply(struct strbuf *b, const struct redis_reply *r)
 {
@@ -326,15 +315,6 @@ static void run(struct scope *sc, char **w, int n)
     }
 }
 
-static int64_t cpu_us(void)
-{
-    struct rusage u;
-
-    getrusage(RUSAGE_SELF, &u);
-    return (u.ru_utime.tv_sec + u.ru_stime.tv_sec) * 1000000 + u.ru_utime.tv_usec +
-           u.ru_stime.tv_usec;
-}
-
 /* One thread calls a script of two keys, as fast as it goes. */
 static void bench(struct arena *a, int64_t calls)
 {
@@ -361,7 +341,6 @@ static void bench(struct arena *a, int64_t calls)
 int main(int argc, char **argv)
 {
     struct arena *a = arena_open(1 << 20);
-    char line[LINE_SIZE];
 
     signal(SIGPIPE, SIG_IGN);
     crypto_open();
@@ -373,23 +352,7 @@ int main(int argc, char **argv)
         bench(a, number_of(argv[2]));
         return 0;
     }
-    while (fgets(line, sizeof(line), stdin) != NULL) {
-        char *words[WORDS_MAX + 1] = {NULL}, *rest = line, *word;
-        struct scope sc;
-        int n = 0;
-
-        while (n < WORDS_MAX && (word = strsep(&rest, " \n")) != NULL) {
-            if (*word != '\0') {
-                words[n++] = word;
-            }
-        }
-        if (n > 0) {
-            arena_reset(a);
-            scope_init(&sc, a, 10000);
-            run(&sc, words, n);
-            scope_done(&sc);
-        }
-    }
+    driver_serve(a, run);
     redis_thread_done();
     arena_close(&a);
     return 0;
