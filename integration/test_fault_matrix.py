@@ -41,6 +41,12 @@ class Case:
         """Where it listens."""
         return stack.port + cls.target
 
+    @classmethod
+    def settings(cls, stack, user, port):
+        """How the instance reaches it by the link."""
+        name, url = cls.address(stack, user)
+        return {name: re.sub(r"(:|port=)\d+(?=&|$)", rf"\g<1>{port}", re.sub(r"host=[^&]*", "host=127.0.0.1", url))}
+
     def needs(self):
         """A request that cannot do without it: (status, document)."""
         return self.api.ask("GET", "/api/auth/me", self.user.client.token)
@@ -65,9 +71,9 @@ class Redis(Case):
     target = 4
 
     @staticmethod
-    def settings(stack, _user, port):
-        """How the instance reaches it by the link."""
-        return {"REDIS_URL": re.sub(r":\d+$", f":{port}", stack.env["REDIS_URL"])}
+    def address(stack, _user):
+        """The setting that says where it is, and what it says."""
+        return "REDIS_URL", stack.env["REDIS_URL"]
 
     def others(self):
         """What does without it."""
@@ -85,12 +91,10 @@ class Database(Case):
         return int(re.search(r"port=(\d+)", stack.shard_urls()[stack.shard_of(user.id)]).group(1))
 
     @staticmethod
-    def settings(stack, user, port):
-        """How the instance reaches it by the link."""
+    def address(stack, user):
+        """The same."""
         shard = stack.shard_of(user.id)
-        url = re.sub(r"host=[^&]*", "host=127.0.0.1", stack.shard_urls()[shard])
-        name = "DATABASE_URL" if shard == 0 else f"DATABASE_SHARD_{shard:02d}_URL"
-        return {name: re.sub(r"port=\d+", f"port={port}", url)}
+        return "DATABASE_URL" if shard == 0 else f"DATABASE_SHARD_{shard:02d}_URL", stack.shard_urls()[shard]
 
     def others(self):
         """What does without it: the other shard's user too."""
@@ -105,9 +109,9 @@ class Storage(Case):
     target = 1
 
     @staticmethod
-    def settings(_stack, _user, port):
-        """How the instance reaches it by the link."""
-        return {"S3_ENDPOINT": f"http://127.0.0.1:{port}"}
+    def address(stack, _user):
+        """The same."""
+        return "S3_ENDPOINT", stack.env["S3_ENDPOINT"]
 
     def needs(self):
         """A request that cannot do without it."""
