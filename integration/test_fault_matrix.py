@@ -207,9 +207,8 @@ def test_what_hangs_takes_no_thread_and_is_probed_by_one_of_all_processes(case):
         wait_until(lambda: set(hammer()) <= {503} and case.breaker() != CLOSED and case.link.n_open <= 1,
                    30, "the breaker to open")
         told_down(case)
-        if case.check == "storage":
-            case.link.cut()  # kept connections of before would count, though nobody uses them
-            wait_until(lambda: case.link.n_open == 0, 10, "the old connections to be gone")
+        case.link.cut()  # kept connections of before would count, though nobody uses them
+        wait_until(lambda: case.link.n_open == 0, 10, "the old connections to be gone", every=0.01)
         case.link.mark()
         probes = case.link.n_accepted + 3
         wait_until(lambda: set(hammer()) == {503} and case.link.n_accepted >= probes, 30, "three probes", every=0)
