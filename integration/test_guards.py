@@ -222,11 +222,12 @@ def test_short_memory_is_refused_to_bulk_first(private, tell):
 
 def test_a_process_that_holds_too_much_memory_is_replaced_one_at_a_time(private, tell):
     before = {p.pid for p in private.api_workers()}
-    client, statuses, most_gone = private.client(), [], 0
+    statuses, most_gone = [], 0
     tell(MEMORY_WARNING_THRESHOLD=1, MEMORY_SHED_BULK_THRESHOLD=1,
          MEMORY_SHED_BEST_EFFORT_THRESHOLD=1, MEMORY_RECYCLE_THRESHOLD=1)
     deadline = time.monotonic() + 30
     while before & {p.pid for p in private.api_workers()} and time.monotonic() < deadline:
+        client = private.client()  # another address, so that a fast machine meets no limit
         statuses.append(client.get("/api/system/health").status)
         statuses.append(client.get("/api/auth/me").status)
         most_gone = max(most_gone, len(before) - len(private.api_workers()))
