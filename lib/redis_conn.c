@@ -502,6 +502,7 @@ enum redis_fate redis_exchange(struct scope *sc, int node, bool asking,
 {
     int64_t start_us = clock_mono_us(), now_ms = start_us / 1000;
     struct talk t = {.sc = sc, .node = node, .limit_ms = limit_ms, .until_ms = now_ms + limit_ms};
+    bool blocks = limit_ms > config()->redis_timeout_ms; /* means to: its wait says nothing */
     enum redis_fate fate = REDIS_UNSENT;
     bool was_open = false;
 
@@ -513,9 +514,15 @@ enum redis_fate redis_exchange(struct scope *sc, int node, bool asking,
     if (now_ms >= table.sweep_mono_ms) {
         sweep(now_ms);
     }
+    if (!blocks) {
+        redis_node_asked(node, now_ms);
+    }
     fate = try_once(&t, asking, commands, n, replies_out, &was_open);
     if (fate == REDIS_UNSENT && was_open && t.c->context == NULL && clock_mono_ms() < t.until_ms) {
         fate = try_once(&t, asking, commands, n, replies_out, &was_open);
+    }
+    if (!blocks) {
+        redis_node_told(node, fate == REDIS_FINE, clock_mono_ms());
     }
     sc->timing.redis_us += clock_mono_us() - start_us;
     sc->timing.redis_count++;

@@ -59,8 +59,14 @@ void redis_nodes_keep(const bool kept[REDIS_NODES_MAX]);
 
 /* May the node be asked now? After a failure one caller at a time probes, the others get false;
  * the prober has limit_ms, and a little more to tell. Who has a connection open is held back only
- * while the node is silent. */
+ * while the node is silent; it counts as silent, before anybody's time is up, once several threads
+ * of the process wait for it and none has had an answer for BULKHEAD_WAIT_MS. */
 bool redis_node_may_try(int node, bool is_open, int64_t limit_ms);
+
+/* A thread waits for the node from now on, and no longer. Only waits of a command's usual length
+ * count: one that means to block says nothing. */
+void redis_node_asked(int node, int64_t now_ms);
+void redis_node_told(int node, bool is_answer, int64_t now_ms);
 
 /* The node could not be reached, or did not answer in the time that a command has. */
 void redis_node_failed(int node, bool is_silent);

@@ -14,6 +14,7 @@ enum {
     BACKOFF_FIRST_MS = 20,
     BACKOFF_MAX_MS = 500,
     PROBE_GRACE_PART = 4, /* of its limit: a prober may tell that much later */
+    SUSPECT_WAITING = 3,  /* with the one who asks: one or two may wait for dear work */
     PORT_DEFAULT = 6379,
     PORT_MAX = 65535
 };
@@ -27,6 +28,8 @@ _Static_assert((int)HOLD_WORDS <= (int)INSTANCE_TOPIC_WORDS, "a hold-back fits i
 struct node {
     _Atomic(_Atomic int64_t *) hold; /* the instance's, or own */
     _Atomic int64_t own[HOLD_WORDS]; /* where the instance has no room */
+    _Atomic int n_waiting;           /* threads of this process */
+    _Atomic int64_t sign_mono_ms;    /* of its last answer, or since when somebody waits */
     _Atomic uint32_t generation;     /* odd: in use */
     struct redis_address address;    /* under the lock */
 };
@@ -305,11 +308,25 @@ static int64_t backoff_ms(int64_t failures)
     return ms > BACKOFF_MAX_MS ? BACKOFF_MAX_MS : ms;
 }
 
+/* Several wait, and for BULKHEAD_WAIT_MS none has had an answer: the node stands still. Waiting
+ * for the first time-out would bind every thread that serves its keys, and with them those that
+ * could serve others'. */
+static bool stands_still(const struct node *n)
+{
+    return atomic_load_explicit(&n->n_waiting, memory_order_relaxed) >= SUSPECT_WAITING &&
+           clock_mono_ms() - atomic_load_explicit(&n->sign_mono_ms, memory_order_relaxed) >=
+               config()->bulkhead_wait_ms;
+}
+
 bool redis_node_may_try(int node, bool is_open, int64_t limit_ms)
 {
     _Atomic int64_t *hold = hold_of(node);
     int64_t now_ms, retry_ms;
 
+    if (atomic_load_explicit(&hold[HOLD_SILENT], memory_order_relaxed) == 0 &&
+        stands_still(&nodes[node])) {
+        redis_node_failed(node, true);
+    }
     if (atomic_load_explicit(&hold[HOLD_FAILURES], memory_order_relaxed) == 0 ||
         (is_open && !atomic_load_explicit(&hold[HOLD_SILENT], memory_order_relaxed))) {
         return true;
@@ -319,6 +336,21 @@ bool redis_node_may_try(int node, bool is_open, int64_t limit_ms)
     return now_ms >= retry_ms &&
            atomic_compare_exchange_strong(&hold[HOLD_RETRY_MS], &retry_ms,
                                           now_ms + limit_ms + limit_ms / PROBE_GRACE_PART);
+}
+
+void redis_node_asked(int node, int64_t now_ms)
+{
+    if (atomic_fetch_add(&nodes[node].n_waiting, 1) == 0) {
+        atomic_store(&nodes[node].sign_mono_ms, now_ms);
+    }
+}
+
+void redis_node_told(int node, bool is_answer, int64_t now_ms)
+{
+    if (is_answer) {
+        atomic_store(&nodes[node].sign_mono_ms, now_ms);
+    }
+    atomic_fetch_sub(&nodes[node].n_waiting, 1);
 }
 
 void redis_node_failed(int node, bool is_silent)

@@ -669,6 +669,39 @@ static void test_a_node_that_failed_is_held_back_for_all_but_one(void **state)
     clock_test_set(-1, -1);
 }
 
+/* One that stands still is found out before anybody's time is up; one answer acquits it. */
+static void test_a_node_that_answers_none_of_several_is_silent(void **state)
+{
+    int64_t at_ms = 1000000, wait_ms = config()->bulkhead_wait_ms;
+    int node;
+
+    (void)state;
+    clock_test_set(0, at_ms * 1000);
+    node = redis_node_of(&(struct redis_address){.host = "still", .port = 1});
+    redis_node_asked(node, at_ms);
+    redis_node_asked(node, at_ms);
+    clock_test_set(0, (at_ms + wait_ms) * 1000);
+    assert_true(redis_node_may_try(node, true, 1000)); /* two wait: perhaps for dear work */
+    redis_node_asked(node, at_ms + wait_ms);
+    clock_test_set(0, (at_ms + wait_ms - 1) * 1000);
+    assert_true(redis_node_may_try(node, true, 1000));
+    redis_node_told(node, true, at_ms + wait_ms - 1); /* it works */
+    redis_node_asked(node, at_ms + wait_ms);
+    clock_test_set(0, (at_ms + wait_ms + 1) * 1000);
+    assert_true(redis_node_may_try(node, true, 1000));
+    clock_test_set(0, (at_ms + 2 * wait_ms - 1) * 1000);
+    assert_false(redis_node_may_try(node, true, 1000));
+    clock_test_set(0, (at_ms + 2 * wait_ms + 19) * 1000);
+    assert_true(redis_node_may_try(node, true, 1000)); /* the prober */
+    assert_false(redis_node_may_try(node, true, 1000));
+    redis_node_told(node, true, at_ms + 2 * wait_ms + 19);
+    redis_node_answered(node, false);
+    redis_node_told(node, false, at_ms + 2 * wait_ms + 19);
+    redis_node_told(node, false, at_ms + 2 * wait_ms + 19);
+    assert_true(redis_node_may_try(node, true, 1000));
+    clock_test_set(-1, -1);
+}
+
 static void test_numbers_of_nodes_that_are_gone_are_used_anew(void **state)
 {
     static bool kept[REDIS_NODES_MAX];
@@ -741,6 +774,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_hold_back_is_shared_by_the_processes_of_an_instance,
                                         setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_node_that_failed_is_held_back_for_all_but_one, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(test_a_node_that_answers_none_of_several_is_silent, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(test_numbers_of_nodes_that_are_gone_are_used_anew, setup,
                                         teardown),
