@@ -35,7 +35,8 @@ function scenario(name, vus, more) {
 
 export const options = {
   scenarios: {
-    ...(warmupS ? { warmup: scenario('warmup', plan.vus,
+    // No fault is made meanwhile, so a quarter will do; each costs the generator memory.
+    ...(warmupS ? { warmup: scenario('warmup', Math.ceil(plan.vus / 4),
       { exec: 'browse', gracefulStop: `${mix.timeoutS.api}s` }) } : {}),
     browse: scenario('browse', plan.vus, { startTime: `${warmupS}s` }),
     login: scenario('login', Math.ceil(plan.loginsPerS * 12)),
