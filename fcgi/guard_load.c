@@ -9,7 +9,8 @@
  *
  * Concurrency. A limit that finds itself (lib/limiter.h), shared by the processes of the instance:
  * when requests get slower than they usually are, fewer are worked on at once, low classes only
- * below a share of the limit. While no queue stands, a request may wait a moment for its turn.
+ * below a share of the limit. While no queue stands, a request may wait a moment for its turn; one
+ * that waits for a dependency does not count for long.
  *
  * Memory. Above a threshold bulk is refused, above the next one best effort too, and above the last
  * the process ends in order, one of an instance at a time. */
@@ -126,15 +127,12 @@ static enum err judge_concurrency(struct req *r, bool stands)
 {
     enum route_class class = r->match.route->class;
     int64_t until_us = stands ? 0 : clock_mono_us() + config()->queue_delay_target_ms * 1000;
-    int permit;
 
     if (limiter.permits == NULL || class == CLASS_CRITICAL ||
         config()->load_tolerance_percent == 0) {
         return OK;
     }
-    permit = limiter_enter(&limiter, shares[class], until_us);
-    r->permit_plus_1 = permit + 1;
-    if (permit >= 0) {
+    if (limiter_enter(&limiter, shares[class], until_us, &r->turn)) {
         return OK;
     }
     r->scope.retry_after_s = RETRY_S;
@@ -147,13 +145,13 @@ void guard_load_done(struct req *r, enum err e)
 {
     int64_t took_us = clock_mono_us() - r->start_us - r->scope.timing.s3_us;
 
-    if (r->permit_plus_1 == 0) {
+    if (r->turn.since_us == 0) {
         return;
     }
     /* What failed, or was refused at once, took another time than the work usually takes. */
-    limiter_leave(&limiter, r->permit_plus_1 - 1, r->match.route->index, e == OK ? took_us : 0,
+    limiter_leave(&limiter, &r->turn, r->match.route->index, e == OK ? took_us : 0,
                   config()->load_tolerance_percent, (int)config()->load_concurrency_min);
-    r->permit_plus_1 = 0;
+    r->turn = (struct limiter_turn){.since_us = 0};
     metrics_gauge(METRIC_GAUGE_CONCURRENCY_LIMIT, limiter_limit(&limiter));
 }
 

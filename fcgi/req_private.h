@@ -5,6 +5,7 @@
 #include "fcgi/conn.h"
 #include "fcgi/req.h"
 #include "fcgi/router.h"
+#include "lib/limiter.h"
 #include "lib/session.h"
 
 enum { REPLY_HEADERS_MAX = 24, QUERY_PARAMS_MAX = 32, AFTER_COMMIT_MAX = 4 };
@@ -71,9 +72,9 @@ struct req {
     struct req_reply_out reply;
 
     int64_t start_us, queue_us, guard_us, handler_us, write_us;
-    int permit_plus_1;  /* of the limit of concurrency; 0: none held */
-    const char *guard;  /* name of the guard that refused, for the log */
-    const char *shadow; /* name of the guard that would have, were it not in GUARDS_SHADOW */
+    struct limiter_turn turn; /* within the limit of concurrency */
+    const char *guard;        /* name of the guard that refused, for the log */
+    const char *shadow;       /* name of the guard that would have, were it not in GUARDS_SHADOW */
 };
 
 /* From now on req_is_draining(). */

@@ -27,6 +27,7 @@ LIMITS = {"REDIS_TIMEOUT_MS": 400, "DB_STATEMENT_TIMEOUT_MS": 400, "DB_CONNECTIO
           "RATE_LIMIT_MAX": 1000000, "RATE_LIMIT_CRITICAL_MAX": 100000, "BULKHEAD_PERCENT": 75,
           "DB_BREAKER_OPEN_MS": 100, "DEPEND_BREAKER_OPEN_MS": 100}  # a probe that hangs outlasts it
 CLOSED, OPEN, HALF_OPEN = 0, 1, 2
+AT_ONCE = 2
 
 
 class Case:
@@ -133,17 +134,45 @@ def user_with_a_neighbour(private):
     return account
 
 
-@pytest.fixture(params=[Redis, Database, Storage], ids=lambda c: c.check)
-def case(request, private):
+@contextlib.contextmanager
+def behind_a_link(private, kind, **more):
     """One dependency behind its link."""
     if private.phase != 0:
         pytest.skip("a cluster and replicas tell addresses of their own: test_redis.py, test_pg_replicas.py")
-    kind, user = request.param, user_with_a_neighbour(private)
+    user = user_with_a_neighbour(private)
     link = SlowLink(kind.port_of(private, user))
     found = kind(private, user, link, kind.settings(private, user, link.port))
-    with contextlib.closing(link), api_instance(private, "matrix", PROCESSES, **LIMITS, **found.values) as api:
+    settings = LIMITS | found.values | more
+    with contextlib.closing(link), api_instance(private, "matrix", PROCESSES, **settings) as api:
         found.api = api
         assert all_well(found)
+        yield found
+
+
+KINDS = {"params": [Redis, Database, Storage], "ids": lambda c: c.check}
+
+
+@pytest.fixture(**KINDS)
+def case(request, private):
+    """An instance that finds everything well."""
+    with behind_a_link(private, request.param) as found:
+        yield found
+
+
+@pytest.fixture(**KINDS)
+def narrow(request, private):
+    """An instance that works on as few requests at once as may be: any is slower than it tolerates."""
+    with behind_a_link(private, request.param, LOAD_TOLERANCE_PERCENT=1, LOAD_CONCURRENCY_MIN=AT_ONCE,
+                       REDIS_TIMEOUT_MS=2000, DB_STATEMENT_TIMEOUT_MS=2000, BULKHEAD_WAIT_MS=1000,
+                       QUEUE_DELAY_TARGET_MS=50) as found:
+        def is_narrow():
+            with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+                collections.deque(pool.map(lambda _: found.api.ask("GET", "/api/auth/me", user.client.token),
+                                           range(10 * THREADS)), 0)
+            limits = [v for k, v in found.api.metrics().items() if k.startswith("maxbooster_concurrency_limit")]
+            return set(limits) == {AT_ONCE}
+        user = found.user.neighbour
+        wait_until(is_narrow, 20, "the limit to shrink", every=0)
         yield found
 
 
@@ -217,6 +246,21 @@ def test_what_hangs_takes_no_thread_and_is_probed_by_one_of_all_processes(case):
     case.link.is_silent = False
     case.link.cut()
     wait_until(lambda: all_well(case), 20, f"{case.check} to be used again")
+
+
+def test_what_hangs_takes_no_turn_from_what_does_without(narrow):
+    """All turns are taken by requests that hang; others are served while those still do."""
+    served = 0
+    narrow.link.is_silent = True
+    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
+        hanging = [pool.submit(narrow.needs) for _ in range(AT_ONCE)]
+        while not any(f.done() for f in hanging):
+            served += set(narrow.without()) == {200}
+        assert {f.result()[0] for f in hanging} <= {503, 504}
+    assert served > 0
+    narrow.link.is_silent = False
+    narrow.link.cut()
+    wait_until(lambda: all_well(narrow), 20, f"{narrow.check} to be used again")
 
 
 def test_further_tries_of_s3_keep_to_their_budget(private):

@@ -29,26 +29,74 @@ int limiter_limit(const struct limiter *l)
     return milli == 0 || limit > l->most ? l->most : limit; /* 0: nobody has moved it yet */
 }
 
-int limiter_enter(struct limiter *l, int share_percent, int64_t until_mono_us)
+/* Where a turn's beginning stands; NULL: nowhere. */
+static _Atomic int64_t *since_of(struct limiter *l, int permit)
+{
+    return permit < LIMITER_PERMITS_MAX ? &l->since_us[permit] : NULL;
+}
+
+/* Whoever takes the beginning away gives the permit back: who had the turn, or who found it long. */
+static bool end_turn(struct limiter *l, int permit, int64_t since_us)
+{
+    _Atomic int64_t *since = since_of(l, permit);
+
+    if (since != NULL && !atomic_compare_exchange_strong(since, &since_us, 0)) {
+        return false;
+    }
+    permit_give(l->permits, permit);
+    return true;
+}
+
+/* End the turns of this process that are spent waiting. */
+static bool end_stalled(struct limiter *l, int64_t now_us)
+{
+    int n = l->most < LIMITER_PERMITS_MAX ? l->most : LIMITER_PERMITS_MAX, i;
+    bool has_ended = false;
+
+    for (i = 0; i < n; i++) {
+        int64_t since_us = atomic_load_explicit(&l->since_us[i], memory_order_relaxed);
+
+        if (since_us != 0 && now_us - since_us > LIMITER_STALLED_US) {
+            has_ended = end_turn(l, i, since_us) || has_ended;
+        }
+    }
+    return has_ended;
+}
+
+bool limiter_enter(struct limiter *l, int share_percent, int64_t until_mono_us,
+                   struct limiter_turn *turn_out)
 {
     int most = limiter_limit(l) * share_percent / 100;
+    int64_t now_us = clock_mono_us();
     int permit;
 
     most = most > 1 ? most : 1;
     permit = permit_try(l->permits, l->owner, most, 0);
-    if (permit < 0 && clock_mono_us() < until_mono_us) {
-        permit = permit_take(l->permits, l->owner, most, 0, until_mono_us);
+    if (permit < 0 && end_stalled(l, now_us)) {
+        permit = permit_try(l->permits, l->owner, most, 0);
     }
-    return permit;
+    if (permit < 0 && now_us < until_mono_us) {
+        permit = permit_take(l->permits, l->owner, most, 0, until_mono_us);
+        now_us = clock_mono_us();
+    }
+    if (permit < 0) {
+        return false;
+    }
+    *turn_out = (struct limiter_turn){.permit = permit, .since_us = now_us};
+    if (since_of(l, permit) != NULL) {
+        atomic_store(since_of(l, permit), now_us);
+    }
+    return true;
 }
 
 /* Thousandths of the usual time of its kind, which learns from it. */
-static int64_t slowness(struct limiter *l, int permit, int kind, int64_t took_us)
+static int64_t slowness(struct limiter *l, const struct limiter_turn *turn, int kind,
+                        int64_t took_us)
 {
     _Atomic int64_t *word = &l->usual_us[kind % LIMITER_KINDS_MAX];
     int64_t usual = atomic_load_explicit(word, memory_order_relaxed);
     int64_t took = took_us > USUAL_LEAST_US ? took_us : USUAL_LEAST_US, slow;
-    bool is_light = permit >= 0 && permit < l->most / LIGHT_PART; /* the lowest are taken first */
+    bool is_light = turn->permit < l->most / LIGHT_PART; /* the lowest are taken first */
 
     if (usual == 0) {
         usual = took;
@@ -78,13 +126,13 @@ static void move(struct limiter *l, int64_t mean, int64_t tolerance_percent, int
     atomic_store(&l->words[WORD_LIMIT], limit < most ? limit : most);
 }
 
-void limiter_leave(struct limiter *l, int permit, int kind, int64_t took_us,
+void limiter_leave(struct limiter *l, const struct limiter_turn *turn, int kind, int64_t took_us,
                    int64_t tolerance_percent, int least)
 {
     int64_t now = clock_mono_us(), begin = atomic_load(&l->words[WORD_BEGIN]), n;
 
     if (took_us > 0) {
-        atomic_fetch_add(&l->words[WORD_SUM], slowness(l, permit, kind, took_us));
+        atomic_fetch_add(&l->words[WORD_SUM], slowness(l, turn, kind, took_us));
         n = atomic_fetch_add(&l->words[WORD_N], 1) + 1;
         if (now - begin >= WINDOW_US && n >= WINDOW_LEAST &&
             atomic_compare_exchange_strong(&l->words[WORD_BEGIN], &begin, now)) {
@@ -94,7 +142,5 @@ void limiter_leave(struct limiter *l, int permit, int kind, int64_t took_us,
             move(l, n > 0 ? sum / n : 0, tolerance_percent, least);
         }
     }
-    if (permit >= 0) {
-        permit_give(l->permits, permit);
-    }
+    (void)end_turn(l, turn->permit, turn->since_us);
 }
