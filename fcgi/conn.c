@@ -1,8 +1,8 @@
 /* libfcgi reads and writes the protocol; accepting, waiting and stopping are ours.
  *
  * A connection (link) that waits for its next request belongs to no thread: it lies in the epoll
- * set of the process, armed for one event. Whichever thread is free takes what is ready, serves one
- * request, and arms the link again. So the number of kept connections and the number of threads
+ * set of the process, armed for one event. Whichever thread is free takes what has been ready for
+ * longest, serves one request, and arms the link again. So the number of kept connections and the number of threads
  * have nothing to do with each other. */
 #include "fcgi/conn.h"
 
@@ -52,6 +52,10 @@ static char listening, stopping;
 static pthread_mutex_t links_lock = PTHREAD_MUTEX_INITIALIZER;
 static int n_links;
 static bool is_listening;
+
+/* More connections may wait to be accepted. The listening socket has one place in the queue of what
+ * is ready, and one connection a turn would let those wait for a whole round of all others. */
+static atomic_bool has_backlog;
 
 static bool watch(int fd, void *what, uint32_t events, int operation)
 {
@@ -212,11 +216,14 @@ static struct link *wait_ready(void)
         if (stops && is_over()) {
             return NULL;
         }
+        if (atomic_load_explicit(&has_backlog, memory_order_relaxed) && !accept_one()) {
+            atomic_store_explicit(&has_backlog, false, memory_order_relaxed);
+        }
         if (epoll_wait(poll_fd, &event, 1, stops ? STOP_POLL_MS : WAIT_MS) < 1) {
             continue;
         }
         if (event.data.ptr == &listening) {
-            (void)accept_one();
+            atomic_store_explicit(&has_backlog, accept_one(), memory_order_relaxed);
         } else if (event.data.ptr != &stopping) {
             return event.data.ptr;
         } else if (!stops) {

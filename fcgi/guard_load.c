@@ -35,7 +35,11 @@ enum {
         60000, /* older than any proxy waits: its clock is wrong, and its word worth nothing */
     SECONDS_DIGITS = 12, /* of seconds since 1970: as many as matter, and no overflow */
     MEMORY_EVERY_MS = 1000,
-    RETRY_S = 1 /* a standing queue is gone by then, or the next answer is this one again */
+    ALL_MILLI = 1000,
+    QUICK_SHARE = 16,  /* a request's weight in the share of quick ones */
+    QUICK_MILLI = 250, /* fewer are quick where a queue stands */
+    WAITING_PART = 4,  /* so much of a process's threads may wait for turns: others must refuse */
+    RETRY_S = 1        /* a standing queue is gone by then, or the next answer is this one again */
 };
 
 /* How much longer than bulk a class may wait. */
@@ -50,11 +54,13 @@ static struct limiter limiter;
 enum memory_level { MEMORY_FINE, MEMORY_WARN, MEMORY_NO_BULK, MEMORY_NO_BEST_EFFORT, MEMORY_END };
 
 /* Of this process, shared by its threads; each word stands by itself. */
-static _Atomic int64_t above_since_ms; /* since when all waited past the target; 0: not so */
+static _Atomic int quick_milli = 1000; /* share of late that waited no longer than the target */
+static _Atomic int64_t above_since_ms; /* since when that has been small; 0: it is not */
 static _Atomic int64_t last_seen_ms;
 static _Atomic int64_t memory_looked_ms;
 static _Atomic int memory_level;
 static _Atomic bool is_ending;
+static atomic_int n_waiting; /* threads that wait for their request's turn */
 
 /* Milliseconds since the proxy passed the request on; 0 where it tells nothing, or nonsense. */
 static int64_t age_of(const struct req *r)
@@ -72,22 +78,26 @@ static int64_t age_of(const struct req *r)
     return age_ms > 0 && age_ms <= AGE_MAX_MS ? age_ms : 0;
 }
 
-/* Note a request's age. Does the queue stand? */
+/* Note a request's age. Does the queue stand? The threads of a process take what is ready almost in
+ * order, so in the longest queue some hardly wait: what counts is what becomes of most. */
 static bool queue_stands(int64_t age_ms, int64_t target_ms, int64_t interval_ms)
 {
     int64_t now = clock_mono_ms();
     int64_t before = atomic_exchange(&last_seen_ms, now), since;
+    int quick = atomic_load_explicit(&quick_milli, memory_order_relaxed);
 
-    if (age_ms <= target_ms) {
-        atomic_store(&above_since_ms, 0);
-        return false;
-    }
+    /* Nobody came for long: what was says nothing. */
+    quick = now - before > interval_ms ? ALL_MILLI : quick;
+    quick += ((age_ms <= target_ms ? ALL_MILLI : 0) - quick) / QUICK_SHARE;
+    atomic_store_explicit(&quick_milli, quick, memory_order_relaxed);
     since = atomic_load(&above_since_ms);
-    if (since == 0 || now - before > interval_ms) { /* nobody came: what was says nothing */
-        atomic_store(&above_since_ms, now);
-        return false;
+    if (quick >= QUICK_MILLI) {
+        since = 0;
+    } else if (since == 0) {
+        since = now;
     }
-    return now - since >= interval_ms;
+    atomic_store(&above_since_ms, since);
+    return since != 0 && now - since >= interval_ms;
 }
 
 static enum err judge_age(struct req *r, bool *stands_out)
@@ -123,16 +133,25 @@ void guard_load_open(void)
     limiter.most = (int)(config()->api_processes * config()->api_threads);
 }
 
+/* Have a turn, waiting for it a moment where no queue stands and not many wait already. */
+static bool have_turn(struct req *r, bool stands)
+{
+    int share = shares[r->match.route->class];
+    int64_t until_us = clock_mono_us() + config()->queue_delay_target_ms * 1000;
+    bool may_wait =
+        !stands && atomic_fetch_add(&n_waiting, 1) < (int)config()->api_threads / WAITING_PART;
+    bool has_turn = limiter_enter(&limiter, share, may_wait ? until_us : 0, &r->turn);
+
+    atomic_fetch_sub(&n_waiting, !stands);
+    return has_turn;
+}
+
 static enum err judge_concurrency(struct req *r, bool stands)
 {
     enum route_class class = r->match.route->class;
-    int64_t until_us = stands ? 0 : clock_mono_us() + config()->queue_delay_target_ms * 1000;
 
     if (limiter.permits == NULL || class == CLASS_CRITICAL ||
-        config()->load_tolerance_percent == 0) {
-        return OK;
-    }
-    if (limiter_enter(&limiter, shares[class], until_us, &r->turn)) {
+        config()->load_tolerance_percent == 0 || have_turn(r, stands)) {
         return OK;
     }
     r->scope.retry_after_s = RETRY_S;

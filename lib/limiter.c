@@ -15,7 +15,7 @@ enum {
     SLOWEST = 100 * MILLI, /* one that hung must not outweigh all others */
     GROW = 2 * MILLI,      /* a window */
     SHRINK_MOST = 500,     /* thousandths that a window leaves of the limit at least */
-    LIGHT_PART = 4,        /* with so few permits of all in use, little goes on, */
+    LIGHT_PART = 16,       /* with so few permits of all in use, little goes on, */
     LEARN_SHARE = 64,      /* and the usual time follows by such a part of the way; */
     LOADED_SHARE = 4096,   /* else it follows slower work by this, and faster work as ever */
     USUAL_LEAST_US = 200   /* below this only noise differs */
@@ -90,13 +90,12 @@ bool limiter_enter(struct limiter *l, int share_percent, int64_t until_mono_us,
 }
 
 /* Thousandths of the usual time of its kind, which learns from it. */
-static int64_t slowness(struct limiter *l, const struct limiter_turn *turn, int kind,
-                        int64_t took_us)
+static int64_t slowness(struct limiter *l, int kind, int64_t took_us)
 {
     _Atomic int64_t *word = &l->usual_us[kind % LIMITER_KINDS_MAX];
     int64_t usual = atomic_load_explicit(word, memory_order_relaxed);
     int64_t took = took_us > USUAL_LEAST_US ? took_us : USUAL_LEAST_US, slow;
-    bool is_light = turn->permit < l->most / LIGHT_PART; /* the lowest are taken first */
+    bool is_light = permit_count_below(l->permits, l->most) <= 1 + l->most / LIGHT_PART;
 
     if (usual == 0) {
         usual = took;
@@ -113,7 +112,7 @@ static void move(struct limiter *l, int64_t mean, int64_t tolerance_percent, int
     int64_t limit = (int64_t)limiter_limit(l) * MILLI;
     int64_t wanted = tolerance_percent * MILLI / 100;
     int64_t most = (int64_t)l->most * MILLI;
-    int in_use = permit_count(l->permits, 0);
+    int in_use = permit_count_below(l->permits, l->most);
 
     if (mean > wanted) {
         int64_t share = wanted * MILLI / mean;
@@ -132,7 +131,7 @@ void limiter_leave(struct limiter *l, const struct limiter_turn *turn, int kind,
     int64_t now = clock_mono_us(), begin = atomic_load(&l->words[WORD_BEGIN]), n;
 
     if (took_us > 0) {
-        atomic_fetch_add(&l->words[WORD_SUM], slowness(l, turn, kind, took_us));
+        atomic_fetch_add(&l->words[WORD_SUM], slowness(l, kind, took_us));
         n = atomic_fetch_add(&l->words[WORD_N], 1) + 1;
         if (now - begin >= WINDOW_US && n >= WINDOW_LEAST &&
             atomic_compare_exchange_strong(&l->words[WORD_BEGIN], &begin, now)) {

@@ -133,6 +133,16 @@ int permit_reclaim(struct permit_set *set, uint16_t owner)
     return n;
 }
 
+int permit_count_below(const struct permit_set *set, int limit)
+{
+    int most = limit < set->capacity ? limit : set->capacity, i, n = 0;
+
+    for (i = 0; i < most; i++) {
+        n += atomic_load_explicit(&set->owner[i], memory_order_relaxed) != 0;
+    }
+    return n;
+}
+
 int permit_count(const struct permit_set *set, uint16_t owner)
 {
     int i, n = 0;

@@ -38,6 +38,9 @@ bool permit_is_awaited(const struct permit_set *set);
 /* Free all permits of an owner that is dead; returns how many. */
 int permit_reclaim(struct permit_set *set, uint16_t owner);
 
+/* Number of permits below limit that are taken. */
+int permit_count_below(const struct permit_set *set, int limit);
+
 /* Number of permits that are taken; of that owner only where owner is not 0. */
 int permit_count(const struct permit_set *set, uint16_t owner);
 
