@@ -51,7 +51,6 @@ struct run {
     const struct media_sink *sink;
     struct out_state out[MEDIA_OUTPUTS_MAX];
     int64_t written, written_max;
-    unsigned char *copy; /* MEDIA_OUT_BLOCK bytes that the child cannot change */
     const struct media_watch *watch;
     int percent;
     int64_t watched_ms, deadline_ms;
@@ -352,11 +351,10 @@ static enum err read_ahead(struct run *run, bool *did_out)
 
 /* ---- output ---- */
 
-/* Take len bytes of a slot into private memory and give the slot back. */
-static enum err take_slot(struct run *run, struct out_state **out)
+/* Where len bytes of a slot lie: in memory that the child has as well. */
+static enum err open_slot(struct run *run, struct out_state **out, const void **data_out)
 {
     const struct media_msg *m = &run->in_msg.msg;
-    const struct media_msg ack = {.type = MEDIA_ACK};
     size_t base = run->n_sources * MEDIA_IN_SLOTS * run->in_block;
 
     if (run->sink == NULL || m->index >= MEDIA_OUTPUTS_MAX || m->position < 0 ||
@@ -371,8 +369,14 @@ static enum err take_slot(struct run *run, struct out_state **out)
         return refuse(run->sc, "file", MEDIA_FAULT_RESULT_SIZE, 0);
     }
     run->written += m->len;
-    memcpy(run->copy, media_child_memory(run->child) + base + (size_t)m->position * MEDIA_OUT_BLOCK,
-           (size_t)m->len);
+    *data_out = media_child_memory(run->child) + base + (size_t)m->position * MEDIA_OUT_BLOCK;
+    return OK;
+}
+
+static enum err give_slot(struct run *run)
+{
+    const struct media_msg ack = {.type = MEDIA_ACK};
+
     return send_message(run, &ack, NULL, 0);
 }
 
@@ -380,24 +384,27 @@ static enum err on_write(struct run *run)
 {
     const struct media_msg *m = &run->in_msg.msg;
     struct out_state *out;
+    const void *data;
 
-    TRY(take_slot(run, &out));
-    TRY(run->sink->write(run->sink->context, run->sc, (int)m->index, run->copy, (size_t)m->len));
+    TRY(open_slot(run, &out, &data));
+    TRY(run->sink->write(run->sink->context, run->sc, (int)m->index, data, (size_t)m->len));
     out->size += m->len;
-    return OK;
+    return give_slot(run);
 }
 
 static enum err on_rewrite(struct run *run)
 {
     const struct media_msg *m = &run->in_msg.msg;
     struct out_state *out;
+    const void *data;
 
-    TRY(take_slot(run, &out));
+    TRY(open_slot(run, &out, &data));
     if (m->offset < 0 || m->offset > MEDIA_REWRITABLE - m->len || m->offset > out->size - m->len) {
         return broken(run, "a correction out of bounds");
     }
-    return run->sink->rewrite(run->sink->context, run->sc, (int)m->index, m->offset, run->copy,
-                              (size_t)m->len);
+    TRY(run->sink->rewrite(run->sink->context, run->sc, (int)m->index, m->offset, data,
+                           (size_t)m->len));
+    return give_slot(run);
 }
 
 static enum err on_finish(struct run *run)
@@ -642,9 +649,6 @@ static enum err run_child(struct run *run, const char *operation, const char *pa
     run->in_block = in_block(run->n_sources);
     run->in = arena_array(arena, struct in_state, run->n_sources);
     run->written_max = config()->media_output_max_bytes;
-    if (run->sink != NULL) {
-        run->copy = arena_alloc(arena, MEDIA_OUT_BLOCK);
-    }
     e = start(run, operation, params_json, timeout_ms);
     if (e == OK) {
         e = loop(run);

@@ -35,8 +35,9 @@ struct media_output {
 
 /* Where a child's outputs go: numbered streams (0 …), appended to in order, their first
  * MEDIA_REWRITABLE bytes (4 MiB; formats correct their header in the end) changeable until
- * finished. The data is private memory of the parent, good until the call returns. An error ends
- * the child and comes back from media_run(). */
+ * finished. The data lies in memory that the child can change meanwhile, good until the call
+ * returns: read it once, and judge (hash, send) nothing but the copy. An error ends the child and
+ * comes back from media_run(). */
 struct media_sink {
     /* Append. */
     enum err (*write)(void *context, struct scope *sc, int output, const void *data, size_t len);

@@ -281,11 +281,9 @@ static enum err sink_write(void *context, struct scope *sc, int output, const vo
             TRY(begin_parts(s, out));
         }
     }
-    if (out->in_parts) {
-        crypto_sha256_add(&out->hash, from, len);
-    }
     while (len > 0) {
         took = buffer_add(&out->current, s->part_bytes, from, len);
+        crypto_sha256_add(&out->hash, out->current.data + out->current.len - took, took);
         from += took;
         len -= took;
         if (out->current.len == s->part_bytes) {
