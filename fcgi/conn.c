@@ -2,8 +2,8 @@
  *
  * A connection (link) that waits for its next request belongs to no thread: it lies in the epoll
  * set of the process, armed for one event. Whichever thread is free takes what has been ready for
- * longest, serves one request, and arms the link again. So the number of kept connections and the number of threads
- * have nothing to do with each other. */
+ * longest, serves one request, and arms the link again. So the number of kept connections and the
+ * number of threads have nothing to do with each other. */
 #include "fcgi/conn.h"
 
 #include <errno.h>

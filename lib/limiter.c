@@ -35,7 +35,8 @@ static _Atomic int64_t *since_of(struct limiter *l, int permit)
     return permit < LIMITER_PERMITS_MAX ? &l->since_us[permit] : NULL;
 }
 
-/* Whoever takes the beginning away gives the permit back: who had the turn, or who found it long. */
+/* Whoever takes the beginning away gives the permit back: who had the turn, or who found it
+ * long. */
 static bool end_turn(struct limiter *l, int permit, int64_t since_us)
 {
     _Atomic int64_t *since = since_of(l, permit);

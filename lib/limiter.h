@@ -43,8 +43,8 @@ struct limiter_turn {
 /* The limit of now. */
 int limiter_limit(const struct limiter *l);
 
-/* Have a turn while fewer than share_percent of the limit do, waiting for one until until_mono_us (in
- * the past: not at all). False: none came free. */
+/* Have a turn while fewer than share_percent of the limit do, waiting for one until until_mono_us
+ * (in the past: not at all). False: none came free. */
 bool limiter_enter(struct limiter *l, int share_percent, int64_t until_mono_us,
                    struct limiter_turn *turn_out);
 
