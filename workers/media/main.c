@@ -21,7 +21,7 @@ const char *__asan_default_options(void)
 
 enum {
     EXIT_SANDBOX = 4,
-    MMAP_BYTES = 128 << 10 /* glibc's own first threshold */
+    MMAP_BYTES = 1 << 20 /* more than a packet or a frame has: those come and go all the time */
 };
 
 static const struct operation {
@@ -68,6 +68,7 @@ int main(void)
      * memory back. Left alone, glibc puts them into the heap once a large one has been freed, and
      * what they leave behind as they grow on stays resident. */
     (void)mallopt(M_MMAP_THRESHOLD, MMAP_BYTES);
+    (void)mallopt(M_TRIM_THRESHOLD, 2 * MMAP_BYTES);
     if (!sandbox_enter(op.start->address_bytes, op.start->cpu_s)) {
         link_fail(op.link, MEDIA_FAULT_INTERNAL, EXIT_SANDBOX, 0, NULL);
         _exit(EXIT_SANDBOX);
