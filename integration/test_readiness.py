@@ -240,7 +240,7 @@ def test_routes_that_have_all_worked_and_quickly_pass_the_line(private, tmp_path
     with instance_that_tells(tmp_path, routes) as targets:
         _, lines = readiness(private, "--only", "queued", "--targets", targets)
     assert lines["queued"]["verdict"] == "unknown"
-    assert "1 routes have done nothing yet (GET /api/jobs" in lines["queued"]["evidence"]
+    assert "1 routes have done nothing yet (GET /api/jobs)" in lines["queued"]["evidence"]
 
 
 def test_long_work_in_a_request_and_a_silent_instance_fail_their_lines(private, tmp_path):

@@ -277,6 +277,7 @@ enum rd_verdict rd_stateless(struct rd *rd, const char **evidence_out)
 {
     bool *needs = arena_array(rd->sc->arena, bool, RD_ROUTES_MAX);
     size_t i, n_asked = 0, n_spared = 0;
+    const char *spared;
     int pass, n_left = 1;
 
     *evidence_out = "no door is known: give --targets FILE (Prometheus' file_sd form)";
@@ -296,12 +297,16 @@ enum rd_verdict rd_stateless(struct rd *rd, const char **evidence_out)
         }
         n_left = count_unanswered(rd, needs);
     }
+    spared = n_spared == 0 ? ""
+                           : arena_printf(rd->sc->arena,
+                                          " (%zu critical ones are not, since "
+                                          "RATE_LIMIT_CRITICAL_MAX is under %d)",
+                                          n_spared, CRITICAL_ENOUGH);
     *evidence_out = arena_printf(
         rd->sc->arena,
-        "%zu of %zu routes asked (%zu critical ones are not, since RATE_LIMIT_CRITICAL_MAX is "
-        "under %d), each request with another session: %s by each of %zu instances, with the same "
-        "answer",
-        n_asked, rd->n_operations, n_spared, CRITICAL_ENOUGH,
+        "%zu of %zu routes asked%s, each request with another session: %s by each of %zu "
+        "instances, with the same answer",
+        n_asked, rd->n_operations, spared,
         n_left == 0 ? "every one was answered" : "not every one was answered", rd->n_doors);
     return n_left < 0 ? RD_UNKNOWN : n_left > 0 ? RD_FAIL : RD_PASS;
 }

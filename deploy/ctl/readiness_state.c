@@ -390,7 +390,10 @@ enum rd_verdict rd_queued(struct rd *rd, const char **evidence_out)
         "s; %s; %zu routes have done nothing yet %s%s%s",
         (long long)n_done, routes->n, (long long)n_slow,
         slow != NULL ? slow : "no route needs that for more than 1 % of its requests", n_unseen,
-        n_unseen > 0 ? "(" : "", unseen.data, n_unseen > 0 ? ", …)" : "");
+        n_unseen > 0 ? "(" : "", unseen.data,
+        n_unseen > MISSING_TOLD ? ", …)"
+        : n_unseen > 0          ? ")"
+                                : "");
     if (slow != NULL) {
         return RD_FAIL;
     }
