@@ -306,6 +306,7 @@ static enum media_fault open_muxer(struct output *out, const struct output_setti
     out->io->seekable = AVIO_SEEKABLE_NORMAL;
     /* Same input, same bytes: no program version, no random stream number, no date. */
     out->format->flags |= AVFMT_FLAG_CUSTOM_IO | AVFMT_FLAG_BITEXACT;
+    out->format->flush_packets = 0; /* as much as a message carries, not a message a packet */
     return MEDIA_OK;
 }
 
