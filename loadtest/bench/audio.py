@@ -32,7 +32,7 @@ LONG_FORMATS = ("wav", "flac", "mp3")
 DAY_HOURS, CHILD_MIB_MAX = 8, 64
 # What is asked of eight hours: those that are cheap, and with --long all.
 DAY = {"wav": ("convert", {"format": "wav"}), "m4a": ("convert", {"format": "m4a"}),
-       "zooms": ("waveform", {"zoom": [32, 64, 256]})}
+       "zooms": ("waveform", {"zoom": [64, 128, 256]})}
 DAY_LONG = {**{kind: ("convert", {"format": kind}) for kind in FORMATS},
             "mix": ("mix", {"format": "flac", "tracks": [{}, {"offsetMs": 1000}]}),
             "lufs": ("convert", {"format": "flac", "targetLufs": -14}), "analyse": ("analyse", {})}
