@@ -37,10 +37,10 @@ struct sched_attributes {
     uint64_t runtime, deadline, period;
 };
 
-/* Threads and children inherit it. Niceness says which share of the CPU work gets; the slice, how long
- * it may go on once somebody else wakes up (Linux 6.12 on): with the usual one of some milliseconds a
- * request waits that long at each step of its way. A batch never interrupts others when it wakes up
- * itself (sched(7)). */
+/* Threads and children inherit it. Niceness says which share of the CPU work gets; the slice, how
+ * long it may go on once somebody else wakes up (Linux 6.12 on): with the usual one of some
+ * milliseconds a request waits that long at each step of its way. A batch never interrupts others
+ * when it wakes up itself (sched(7)). */
 static void yield_to_requests(int niceness)
 {
     struct sched_attributes attributes = {
