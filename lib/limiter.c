@@ -1,5 +1,6 @@
 /* A window sums up how slow its work was, in thousandths of the usual; whoever finds it over moves
- * the limit. Words: limit in thousandths, begin of the window, sum, number. */
+ * the limit. Words: limit in thousandths, begin of the window, sum, number, slow windows in a
+ * row. */
 #include "lib/limiter.h"
 
 #include "lib/clock.h"
@@ -9,11 +10,13 @@ enum {
     WORD_BEGIN,
     WORD_SUM,
     WORD_N,
+    WORD_SLOW,
     MILLI = 1000,
     WINDOW_US = 100000,
     WINDOW_LEAST = 10,     /* fewer samples say too little: the window goes on */
     SLOWEST = 100 * MILLI, /* one that hung must not outweigh all others */
     GROW = 2 * MILLI,      /* a window */
+    SLOW_WINDOWS = 3,      /* in a row before it shrinks: a hiccup is over by then */
     SHRINK_MOST = 500,     /* thousandths that a window leaves of the limit at least */
     LIGHT_PART = 16,       /* with so few permits of all in use, little goes on, */
     LEARN_SHARE = 64,      /* and the usual time follows by such a part of the way; */
@@ -115,6 +118,12 @@ static void move(struct limiter *l, int64_t mean, int64_t tolerance_percent, int
     int64_t most = (int64_t)l->most * MILLI;
     int in_use = permit_count_below(l->permits, l->most);
 
+    if (mean <= wanted) {
+        atomic_store(&l->words[WORD_SLOW], 0);
+    }
+    if (mean > wanted && atomic_fetch_add(&l->words[WORD_SLOW], 1) + 1 < SLOW_WINDOWS) {
+        return;
+    }
     if (mean > wanted) {
         int64_t share = wanted * MILLI / mean;
 

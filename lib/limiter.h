@@ -18,7 +18,7 @@
 #include "lib/permit.h"
 
 enum {
-    LIMITER_WORDS = 4,
+    LIMITER_WORDS = 5,
     LIMITER_KINDS_MAX = 256,
     LIMITER_PERMITS_MAX = 4096,  /* of more permits no turn is found to be long */
     LIMITER_STALLED_US = 100000, /* a turn that takes longer is spent waiting */
