@@ -9,8 +9,8 @@
  *
  * Concurrency. A limit that finds itself (lib/limiter.h), shared by the processes of the instance:
  * when requests get slower than they usually are, fewer are worked on at once, low classes only
- * below a share of the limit. While no queue stands, a request may wait a moment for its turn; one
- * that waits for a dependency does not count for long.
+ * below a share of the limit; held against requests once a queue has stood. One that waits for a
+ * dependency does not count for long.
  *
  * Memory. Above a threshold bulk is refused, above the next one best effort too, and above the last
  * the process ends in order, one of an instance at a time. */
@@ -60,6 +60,7 @@ static _Atomic int64_t last_seen_ms;
 static _Atomic int64_t memory_looked_ms;
 static _Atomic int memory_level;
 static _Atomic bool is_ending;
+static _Atomic int64_t strict_until_ms;
 static atomic_int n_waiting; /* threads that wait for their request's turn */
 
 /* Milliseconds since the proxy passed the request on; 0 where it tells nothing, or nonsense. */
@@ -133,17 +134,33 @@ void guard_load_open(void)
     limiter.most = (int)(config()->api_processes * config()->api_threads);
 }
 
-/* Have a turn, waiting for it a moment where no queue stands and not many wait already. */
+/* Is the limit held against requests? Only once a queue has stood, and for as long as somebody is
+ * refused for it: what takes long for a moment (a stall of the disk, a fresh pool) may have all
+ * threads, and is over before a queue stands. Without shedding by age the limit always holds. */
+static bool is_strict(bool stands, bool has_refused)
+{
+    int64_t now = clock_mono_ms();
+
+    if (stands || has_refused) {
+        atomic_store(&strict_until_ms, now + config()->degradation_hold_ms);
+    }
+    return now < atomic_load(&strict_until_ms) || config()->queue_delay_target_ms == 0;
+}
+
+/* Have a turn, waiting for it a moment where no queue stands and not many wait already; or do
+ * without one. */
 static bool have_turn(struct req *r, bool stands)
 {
-    int share = shares[r->match.route->class];
+    bool strict = is_strict(stands, false);
     int64_t until_us = clock_mono_us() + config()->queue_delay_target_ms * 1000;
+    bool waits = strict && !stands;
     bool may_wait =
-        !stands && atomic_fetch_add(&n_waiting, 1) < (int)config()->api_threads / WAITING_PART;
-    bool has_turn = limiter_enter(&limiter, share, may_wait ? until_us : 0, &r->turn);
+        waits && atomic_fetch_add(&n_waiting, 1) < (int)config()->api_threads / WAITING_PART;
+    bool has_turn =
+        limiter_enter(&limiter, shares[r->match.route->class], may_wait ? until_us : 0, &r->turn);
 
-    atomic_fetch_sub(&n_waiting, !stands);
-    return has_turn;
+    atomic_fetch_sub(&n_waiting, waits);
+    return has_turn || !strict || !is_strict(false, true);
 }
 
 static enum err judge_concurrency(struct req *r, bool stands)

@@ -163,8 +163,7 @@ def case(request, private):
 def narrow(request, private):
     """An instance that works on as few requests at once as may be: any is slower than it tolerates."""
     with behind_a_link(private, request.param, LOAD_TOLERANCE_PERCENT=1, LOAD_CONCURRENCY_MIN=AT_ONCE,
-                       REDIS_TIMEOUT_MS=2000, DB_STATEMENT_TIMEOUT_MS=2000, BULKHEAD_WAIT_MS=1000,
-                       QUEUE_DELAY_TARGET_MS=50) as found:
+                       REDIS_TIMEOUT_MS=2000, DB_STATEMENT_TIMEOUT_MS=2000, BULKHEAD_WAIT_MS=1000) as found:
         def is_narrow():
             with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
                 collections.deque(pool.map(lambda _: found.api.ask("GET", "/api/auth/me", user.client.token),
