@@ -33,8 +33,7 @@ import psycopg2  # noqa: E402
 
 LOADTEST = os.path.join(REPO, "loadtest")
 K6 = os.path.expanduser("~/.cache/maxbooster/k6-v1.8.1/k6")
-# Thousands of JavaScript heaps: each collection takes the generator a second of CPU. Memory is cheaper.
-GOGC_PERCENT = 400
+STANDSTILL_S = 1.6  # of the stack, that no request is dropped for; each of k6's users is a heap to collect
 SAY_EVERY_S = 30
 FOREIGN_CORES = 0.2  # of other work: from here on it is told in the first sentence
 JOBS_WITHIN_S = 120  # what was promised is done this soon after the load
@@ -85,8 +84,7 @@ class Run:
                 "users": self.path("users.json"), "track": self.path("track.mp3"),
                 "trackBytes": os.path.getsize(self.path("track.mp3")), "names": seed.NAMES,
                 "password": seed.PASSWORD, "seed": seed.SEED, "summary": self.path("k6.json"),
-                # So many may be under way at once: two seconds of standstill, and none is dropped.
-                "vus": max(50, int(2.2 * browse * peak)), "thresholds": limits}
+                "vus": max(50, int(STANDSTILL_S * browse * peak)), "thresholds": limits}
         with open(self.path("plan.json"), "w", encoding="utf-8") as f:
             json.dump(plan, f, indent=1)
 
@@ -101,8 +99,8 @@ class Run:
                 [K6, "run", "--no-usage-report", "--address", "", "--quiet", "--log-format", "raw",
                  "--console-output", self.path("samples.txt"),
                  os.path.join(LOADTEST, "scenarios", "day.js")],
-                env={**os.environ, "PLAN": self.path("plan.json"), "GOGC": str(GOGC_PERCENT)},
-                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+                env={**os.environ, "PLAN": self.path("plan.json")}, stdin=subprocess.DEVNULL,
+                stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
 
     def await_first_sample(self, k6):
         """The load has begun; its first intended start is the run's time 0."""
