@@ -176,6 +176,12 @@ static bool accept_one(void)
     return true;
 }
 
+/* The same, and tell whether there may be more for us: one was there, and links have room. */
+static bool accept_more(void)
+{
+    return !conn_is_stopping() && accept_one() && count_links(0) < LINKS_MAX;
+}
+
 static bool is_unix_socket(void)
 {
     int domain = AF_UNSPEC;
@@ -216,14 +222,14 @@ static struct link *wait_ready(void)
         if (stops && is_over()) {
             return NULL;
         }
-        if (atomic_load_explicit(&has_backlog, memory_order_relaxed) && !accept_one()) {
-            atomic_store_explicit(&has_backlog, false, memory_order_relaxed);
+        if (atomic_load_explicit(&has_backlog, memory_order_relaxed)) {
+            atomic_store_explicit(&has_backlog, accept_more(), memory_order_relaxed);
         }
         if (epoll_wait(poll_fd, &event, 1, stops ? STOP_POLL_MS : WAIT_MS) < 1) {
             continue;
         }
         if (event.data.ptr == &listening) {
-            atomic_store_explicit(&has_backlog, accept_one(), memory_order_relaxed);
+            atomic_store_explicit(&has_backlog, accept_more(), memory_order_relaxed);
         } else if (event.data.ptr != &stopping) {
             return event.data.ptr;
         } else if (!stops) {

@@ -3,7 +3,7 @@
  *
  * Age. The proxy tells when it passed the request on, so the age is the time spent in sockets and
  * in the epoll set, waiting for a thread. As long as some requests wait hardly at all, a long wait
- * is a burst, and tolerated; when none of an interval waited less than the target, the queue
+ * is a burst, and tolerated; when most of an interval waited longer than the target, the queue
  * stands, and only a short wait is (CoDel, RFC 8289, with a bound as in B. Maurer, "Fail at
  * Scale", ACM Queue 2015). The proxy and we read clocks that NTP keeps together.
  *
@@ -54,14 +54,15 @@ static struct limiter limiter;
 enum memory_level { MEMORY_FINE, MEMORY_WARN, MEMORY_NO_BULK, MEMORY_NO_BEST_EFFORT, MEMORY_END };
 
 /* Of this process, shared by its threads; each word stands by itself. */
-static _Atomic int quick_milli = 1000; /* share of late that waited no longer than the target */
+static _Atomic int quick_milli =
+    ALL_MILLI;                         /* share of late that waited no longer than the target */
 static _Atomic int64_t above_since_ms; /* since when that has been small; 0: it is not */
 static _Atomic int64_t last_seen_ms;
 static _Atomic int64_t memory_looked_ms;
 static _Atomic int memory_level;
 static _Atomic bool is_ending;
-static _Atomic int64_t strict_until_ms;
-static atomic_int n_waiting; /* threads that wait for their request's turn */
+static _Atomic int64_t strict_until_ms; /* until then the limit of concurrency is held */
+static atomic_int n_waiting;            /* threads that wait for their request's turn */
 
 /* Milliseconds since the proxy passed the request on; 0 where it tells nothing, or nonsense. */
 static int64_t age_of(const struct req *r)
@@ -152,12 +153,11 @@ static bool is_strict(bool stands, bool has_refused)
 static bool have_turn(struct req *r, bool stands)
 {
     bool strict = is_strict(stands, false);
-    int64_t until_us = clock_mono_us() + config()->queue_delay_target_ms * 1000;
     bool waits = strict && !stands;
     bool may_wait =
         waits && atomic_fetch_add(&n_waiting, 1) < (int)config()->api_threads / WAITING_PART;
-    bool has_turn =
-        limiter_enter(&limiter, shares[r->match.route->class], may_wait ? until_us : 0, &r->turn);
+    int64_t until_us = may_wait ? clock_mono_us() + config()->queue_delay_target_ms * 1000 : 0;
+    bool has_turn = limiter_enter(&limiter, shares[r->match.route->class], until_us, &r->turn);
 
     atomic_fetch_sub(&n_waiting, waits);
     return has_turn || !strict || !is_strict(false, true);

@@ -338,7 +338,6 @@ static void test_a_burst_may_wait_longer_than_a_standing_queue(void **state)
 static void test_a_pause_ends_what_was_a_standing_queue(void **state)
 {
     struct req *r = *state;
-
     int i;
 
     for (i = 0; i < 100; i++) {

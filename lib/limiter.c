@@ -120,8 +120,7 @@ static void move(struct limiter *l, int64_t mean, int64_t tolerance_percent, int
 
     if (mean <= wanted) {
         atomic_store(&l->words[WORD_SLOW], 0);
-    }
-    if (mean > wanted && atomic_fetch_add(&l->words[WORD_SLOW], 1) + 1 < SLOW_WINDOWS) {
+    } else if (atomic_fetch_add(&l->words[WORD_SLOW], 1) + 1 < SLOW_WINDOWS) {
         return;
     }
     if (mean > wanted) {

@@ -133,24 +133,25 @@ int permit_reclaim(struct permit_set *set, uint16_t owner)
     return n;
 }
 
-int permit_count_below(const struct permit_set *set, int limit)
-{
-    int most = limit < set->capacity ? limit : set->capacity, i, n = 0;
-
-    for (i = 0; i < most; i++) {
-        n += atomic_load_explicit(&set->owner[i], memory_order_relaxed) != 0;
-    }
-    return n;
-}
-
-int permit_count(const struct permit_set *set, uint16_t owner)
+/* Of those below limit that are taken; of that owner only where owner is not 0. */
+static int count(const struct permit_set *set, uint16_t owner, int limit)
 {
     int i, n = 0;
 
-    for (i = 0; i < set->capacity; i++) {
+    for (i = 0; i < limit; i++) {
         uint16_t word = atomic_load_explicit(&set->owner[i], memory_order_relaxed);
 
         n += owner != 0 ? word == owner : word != 0;
     }
     return n;
+}
+
+int permit_count_below(const struct permit_set *set, int limit)
+{
+    return count(set, 0, limit < set->capacity ? limit : set->capacity);
+}
+
+int permit_count(const struct permit_set *set, uint16_t owner)
+{
+    return count(set, owner, set->capacity);
 }
