@@ -2,7 +2,7 @@
 
 Copied into the stack, where `maxboosterctl config follow` runs it with the values that the fleet is told.
 It writes the files that nginx.conf includes from FOLDER; where one has changed it has nginx read them, and
-waits until its new workers are there. Files that nginx refuses are taken back. FOLDER/read holds what
+waits until its new workers are there and none of the old ones takes requests any more. Files that nginx refuses are taken back. FOLDER/read holds what
 nginx is known to have read, so that a death in between is made good by the next run.
 """
 
@@ -58,6 +58,15 @@ def workers(pid):
         return set(f.read().split())
 
 
+def serves(pid):
+    """Does an old worker still take connections? Its title says when it has stopped to."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as f:
+            return b"shutting down" not in f.read()
+    except OSError:
+        return False
+
+
 def master(folder):
     """Its pid; None where it does not run."""
     try:
@@ -82,7 +91,7 @@ def have_them_read(run, conf, log):
     before = workers(pid)
     os.kill(pid, signal.SIGHUP)
     deadline = time.monotonic() + RELOAD_S
-    while not workers(pid) - before:
+    while not workers(pid) - before or any(serves(old) for old in before):
         if time.monotonic() > deadline:
             return f"nginx does not read its files; see {log}"
         time.sleep(0.01)
