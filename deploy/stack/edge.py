@@ -2,8 +2,9 @@
 
 Copied into the stack, where `maxboosterctl config follow` runs it with the values that the fleet is told.
 It writes the files that nginx.conf includes from FOLDER; where one has changed it has nginx read them, and
-waits until its new workers are there and none of the old ones takes requests any more. Files that nginx refuses are taken back. FOLDER/read holds what
-nginx is known to have read, so that a death in between is made good by the next run.
+waits until its new workers are there and none of the old ones takes requests any more. Files that nginx
+refuses are taken back. FOLDER/read holds what nginx is known to have read, so that a death in between is
+made good by the next run.
 """
 
 import os
