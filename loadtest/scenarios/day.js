@@ -5,12 +5,13 @@ import { SharedArray } from 'k6/data';
 import exec from 'k6/execution';
 import { open as openShared, SeekMode } from 'k6/experimental/fs';
 import { sleep } from 'k6';
-import { arrivalS, executor, stagesOf, warmUp } from './lib/arrivals.js';
+import { arrivals, executor, stagesOf, warmUp } from './lib/arrivals.js';
 import { freshKey, send } from './lib/client.js';
 
 const mix = JSON.parse(open('./mix.json'));
 const plan = JSON.parse(open(__ENV.PLAN));
 const users = new SharedArray('users', () => JSON.parse(open(plan.users)));
+const usersCount = users.length;
 // One copy in memory for all users; open() would make one for each.
 let track;
 (async () => {
@@ -37,7 +38,7 @@ export const options = {
   scenarios: {
     // No fault is made meanwhile, so a quarter will do; each costs the generator memory.
     ...(warmupS ? { warmup: scenario('warmup', Math.ceil(plan.vus / 4),
-      { exec: 'browse', gracefulStop: `${mix.timeoutS.api}s` }) } : {}),
+      { gracefulStop: `${mix.timeoutS.api}s` }) } : {}),
     browse: scenario('browse', plan.vus, { startTime: `${warmupS}s` }),
     login: scenario('login', Math.ceil(plan.loginsPerS * 12)),
     upload: scenario('upload', Math.ceil(plan.uploadsPerS * 60) + 2),
@@ -48,10 +49,16 @@ export const options = {
   userAgent: 'maxbooster-loadtest',
 };
 
-/** When this iteration should have started, ms. */
-function intended() {
-  return exec.scenario.startTime
-    + 1000 * arrivalS(stages[exec.scenario.name], exec.scenario.iterationInTest);
+const secondsTo = {};
+Object.keys(stages).forEach((name) => { secondsTo[name] = arrivals(stages[name]); });
+const startMs = {};
+
+/** This iteration of a scenario: its number, and when it should have started, ms. */
+function turn(name) {
+  const { scenario } = exec; // made anew each time that it is asked for
+  const n = scenario.iterationInTest;
+  startMs[name] = startMs[name] || scenario.startTime;
+  return { n, at: startMs[name] + 1000 * secondsTo[name](n) };
 }
 
 /** A number in [0, 1) that depends on the iteration alone, so that every run asks the same. */
@@ -62,10 +69,11 @@ function chance(n, salt) {
   return ((h ^ (h >>> 15)) >>> 0) / 4294967296;
 }
 
-/** Every user in turn: none asks more often than a person would. */
+/** Every user in turn: none asks more often than a person would. As seed.py writes them. */
 function userOf(n) {
-  const [token, id, address, tracks, jobs, hasObject] = users[n % users.length];
-  return { n: n % users.length, token, id, address, tracks, jobs, hasObject };
+  const fields = users[n % usersCount][0].split(' ');
+  return { n: n % usersCount, token: fields[0], id: fields[1], address: fields[2], job: fields[3],
+    hasObject: fields[4] === '1', tracks: fields.slice(5) };
 }
 
 /** Fields of a request of that user, from his own address. */
@@ -83,13 +91,10 @@ const total = names.reduce((sum, name) => sum + mix.browse[name], 0);
 
 function choose(n) {
   let left = chance(n, 1) * total;
-  for (const name of names) {
+  return names.find((name) => {
     left -= mix.browse[name];
-    if (left < 0) {
-      return name;
-    }
-  }
-  return names[0];
+    return left < 0;
+  });
 }
 
 /** Read bytes of an object; the URL has just been given. */
@@ -115,11 +120,11 @@ const ACTIONS = {
     }
   },
   jobs_list: (at, u) => send(at, 'jobs_list', 'GET', `${plan.api}/jobs?limit=20`, null, as(u), 200,
-    (r) => r.body.includes(u.jobs[0])),
-  job_get: (at, u) => send(at, 'job_get', 'GET', `${plan.api}/jobs/${u.jobs[0]}`, null, as(u), 200,
-    (r) => r.body.includes(u.jobs[0])),
+    (r) => r.body.includes(u.job)),
+  job_get: (at, u) => send(at, 'job_get', 'GET', `${plan.api}/jobs/${u.job}`, null, as(u), 200,
+    (r) => r.body.includes(u.job)),
   user_get: (at, u, pick, n) => {
-    const other = userOf(Math.floor(chance(n, 3) * users.length));
+    const other = userOf(Math.floor(chance(n, 3) * usersCount));
     send(at, 'user_get', 'GET', `${plan.api}/users/${other.id}`, null, as(u), 200,
       (r) => r.body.includes(other.id));
   },
@@ -134,16 +139,24 @@ const ACTIONS = {
     (r) => r.body.includes(u.id)),
 };
 
-export function browse() {
-  const n = exec.scenario.iterationInTest;
+function browseAs(scenario) {
+  const { n, at } = turn(scenario);
   const user = userOf(n);
-  ACTIONS[choose(n)](intended(), user, Math.floor(chance(n, 2) * user.tracks.length), n);
+  ACTIONS[choose(n)](at, user, Math.floor(chance(n, 2) * user.tracks.length), n);
+}
+
+export function browse() {
+  browseAs('browse');
+}
+
+export function warmup() {
+  browseAs('warmup');
 }
 
 export function login() {
-  const n = exec.scenario.iterationInTest;
-  const user = userOf(Math.floor(chance(n, 5) * users.length));
-  send(intended(), 'login', 'POST', `${plan.api}/auth/login`,
+  const { n, at } = turn('login');
+  const user = userOf(Math.floor(chance(n, 5) * usersCount));
+  send(at, 'login', 'POST', `${plan.api}/auth/login`,
     JSON.stringify({ email: `artist${user.n}@example.org`, password: plan.password }),
     { timeout: API_S, responseType: 'text',
       headers: { 'Content-Type': 'application/json', 'X-Forwarded-For': user.address,
@@ -161,9 +174,8 @@ async function readTrack() {
 }
 
 export async function upload() {
-  const n = exec.scenario.iterationInTest;
-  const user = userOf(Math.floor(chance(n, 6) * users.length));
-  const start = intended();
+  const { n, at: start } = turn('upload');
+  const user = userOf(Math.floor(chance(n, 6) * usersCount));
   let step = 0;
   // Each step has its time, so that a slow one makes the next late and is not forgiven.
   const next = () => {

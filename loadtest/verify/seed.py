@@ -104,9 +104,11 @@ class Artist:
         return f"audio/{self.id}/{track}.mp3"
 
     def for_k6(self):
-        """Newest first, as lists are."""
-        return [self.session.token, self.id, self.address, self.tracks[:-5:-1], self.jobs[:-3:-1],
-                self.has_object]
+        """What day.js takes apart: a list of one string, which costs k6 the least. It freezes what it
+        shares each time that it is read: each item of a list, and of a bare string each letter. Tracks as
+        lists are, newest first."""
+        return [" ".join([self.session.token, self.id, self.address, self.jobs[-1],
+                          str(int(self.has_object)), *self.tracks[:-5:-1]])]
 
 
 def artists(count):

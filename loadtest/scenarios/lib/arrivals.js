@@ -18,15 +18,16 @@ export function warmUp(stages, seconds) {
   return [{ seconds, from: round(WARM * stages[0].from), to: stages[0].from }];
 }
 
-export function isConstant(stages) {
+function isConstant(stages) {
   return stages.every((s) => s.from === stages[0].from && s.to === stages[0].from);
 }
 
-/** Seconds from the scenario's start to its nth iteration (from 0). */
-export function arrivalS(stages, n) {
-  if (isConstant(stages)) {
-    return n / stages[0].from;
-  }
+/** Of these stages: a function that tells the seconds from their start to the nth iteration (from 0). */
+export function arrivals(stages) {
+  return isConstant(stages) ? (n) => n / stages[0].from : (n) => rampS(stages, n);
+}
+
+function rampS(stages, n) {
   let left = n + 1; // a ramp's first iteration comes when the area under it is one
   let start = 0;
   for (const { seconds, from, to } of stages) {

@@ -14,20 +14,23 @@ export function freshKey(seed) {
   return `load-${seed}-${__VU}-${keys}`;
 }
 
-/** Send it. isGood judges the reply beyond its status. Returns the reply where it is good, else null. */
+/** Send it. isGood judges the reply beyond its status. Returns the reply where it is good, else null.
+ *  params is of this request alone. */
 export function send(intendedMs, name, method, url, body, params, expected, isGood) {
   const lateMs = Math.max(0, Date.now() - intendedMs);
-  const reply = http.request(method, url, body, { ...params, tags: { name } });
-  const tookMs = lateMs + reply.timings.blocked + reply.timings.duration;
-  const good = reply.status === expected && (!isGood || isGood(reply));
+  params.tags = { name };
+  const reply = http.request(method, url, body, params);
+  const { status, timings } = reply;
+  const tookMs = lateMs + timings.blocked + timings.duration;
+  const good = status === expected && (!isGood || isGood(reply));
   let why = '';
   if (!good) {
-    why = reply.status === expected ? 'content' : `${reply.error_code || ''}${codeOf(reply)}`;
+    why = status === expected ? 'content' : `${reply.error_code || ''}${codeOf(reply)}`;
   }
   latency.add(tookMs);
   failed.add(!good);
   console.log(`${intendedMs.toFixed(0)} ${lateMs.toFixed(0)} ${tookMs.toFixed(3)} ${name} `
-    + `${reply.status} ${good ? 1 : 0} ${why}`);
+    + `${status} ${good ? 1 : 0} ${why}`);
   return good ? reply : null;
 }
 
