@@ -4,7 +4,7 @@ import socket
 import threading
 
 
-END_SEEN_S = 0.15  # by then we know of the end of a connection that was closed before another came
+TCP_ESTABLISHED = 1  # of TCP_INFO, where the other side has not closed
 
 
 def bound_socket(port=0):
@@ -15,19 +15,28 @@ def bound_socket(port=0):
     return found
 
 
+def _is_established(writer):
+    """By the kernel, which knows at once."""
+    try:
+        return writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == TCP_ESTABLISHED
+    except OSError:
+        return False
+
+
 class SlowLink:
     """Listens on self.port and forwards to a port of the loopback.
 
     delay_s holds each piece of data back that long, in both directions. is_silent: connections are
     taken, and nothing that is sent on them arrives. n_accepted counts connections, n_open those that
-    are open now, most_open the most at once since mark()."""
+    are open now, most_open the most at once since mark(); what the other side has closed is not open,
+    even where we come to read its end later."""
 
     def __init__(self, target=None):
         self.target, self.delay_s, self.is_silent = target, 0.0, False
         self.n_accepted = self.n_open = self.most_open = 0
         self._socket, self._server = bound_socket(), None
         self.port = self._socket.getsockname()[1]
-        self._writers = set()
+        self._writers, self._clients = set(), set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
@@ -44,13 +53,13 @@ class SlowLink:
         self.n_accepted += 1
         self.n_open += 1
         self._writers.add(writer)
+        self._clients.add(writer)
+        self.most_open = max(self.most_open, sum(map(_is_established, self._clients)))
         try:
-            if self.is_silent:
-                await asyncio.sleep(END_SEEN_S)
-            self.most_open = max(self.most_open, self.n_open)
             await self._forward(reader, writer)
         finally:
             self.n_open -= 1
+            self._clients.discard(writer)
             self._writers.discard(writer)
             writer.close()
 
@@ -109,7 +118,7 @@ class SlowLink:
 
     def mark(self):
         """Count most_open from now on."""
-        self.most_open = self.n_open
+        self.most_open = 0
 
     def close(self):
         """End it."""
