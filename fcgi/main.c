@@ -106,6 +106,7 @@ static int run(void)
         return EXIT_CONFIG;
     }
     pg_open();
+    pg_warm((int)config()->api_processes);
     guard_load_open();
     depend_open(n);
     password_open();

@@ -262,6 +262,32 @@ def test_what_hangs_takes_no_turn_from_what_does_without(narrow):
     wait_until(lambda: all_well(narrow), 20, f"{narrow.check} to be used again")
 
 
+def connections_open(api):
+    """To all databases together."""
+    return sum(v for k, v in api.metrics().items() if k.startswith("maxbooster_db_connections_open{"))
+
+
+def test_connections_are_there_before_the_first_request(private):
+    """Both processes together open what may be in use at once; a health check asks no database."""
+    with api_instance(private, "warm", 2, DB_POOL_SIZE=20, POOL_UTILIZATION_THRESHOLD=85) as api:
+        wait_until(lambda: connections_open(api) >= 17, 10, "the connections")
+
+
+def test_a_start_does_not_wait_for_a_database_that_hangs(private):
+    """What does without it is served soon."""
+    if private.phase != 0:
+        pytest.skip("replicas tell addresses of their own")
+    user = private.user()
+    link = SlowLink(Database.port_of(private, user))
+    link.is_silent = True
+    with contextlib.closing(link), api_instance(private, "hangs", 1, **LIMITS,
+                                                **Database.settings(private, user, link.port)) as api:
+        assert api.ask("GET", "/api/auth/me", user.client.token)[0] == 503
+        link.is_silent = False
+        link.cut()
+        wait_until(lambda: api.ask("GET", "/api/auth/me", user.client.token)[0] == 200, 20, "the database to be used")
+
+
 def test_further_tries_of_s3_keep_to_their_budget(private):
     """The breaker is out of the way here. A process has 30 further tries saved up, and each call that
     fails earns it a tenth of one."""

@@ -39,6 +39,11 @@ struct pg_query {
 /* Start the pools of this process; needs config and the instance's shared memory. */
 void pg_open(void);
 
+/* Open ahead what falls to one of these processes of the connections that the instance may have in
+ * use at once, so that its first requests do not wait for them. Blocks a second at most; what
+ * cannot be had is done without. */
+void pg_warm(int processes);
+
 /* Close all idle connections. */
 void pg_close(void);
 

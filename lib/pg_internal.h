@@ -207,12 +207,16 @@ MUST_USE enum err pg_pool_reconnect(struct scope *sc, struct pg_pool *p, bool st
 
 /* An idle connection that needs no question before it is trusted, NULL: there is none. Else begin
  * a new one, step it (pg_conn.c), and tell how it went: never waits. */
+
 struct pg_conn *pg_pool_pop_trusted(struct pg_pool *p, bool standby_too, int64_t now_ms);
 MUST_USE enum err pg_pool_start(struct scope *sc, struct pg_pool *p, bool standby_too,
                                 struct pg_pass *pass, struct pg_conn **conn_out);
 MUST_USE enum err pg_pool_connected(struct scope *sc, struct pg_pool *p, int64_t probe,
                                     struct pg_conn **conn, enum pg_fate fate, int64_t waited_ms,
                                     const char *why);
+
+/* n new idle ones, fewer where one cannot be had. */
+void pg_pool_warm(struct scope *sc, struct pg_pool *p, bool standby_too, int n);
 
 /* Back to the idle ones, or closed where it is in no state for that. */
 void pg_pool_put(struct pg_pool *p, struct pg_conn *c);

@@ -6,6 +6,8 @@
 #include "lib/config.h"
 #include "lib/pg_internal.h"
 
+enum { WARM_MS = 1000, WARM_ARENA_BYTES = 65536 };
+
 static bool is_of(const struct pg_lease *l, struct place place)
 {
     return pg_map_database_of(l->map, place) == l->database;
@@ -356,4 +358,30 @@ bool pg_has_replicas(struct place place)
         map == NULL ? NULL : pg_pool_cast(map->databases[pg_map_database_of(map, place)].pool);
 
     return cast != NULL && cast->n > 0;
+}
+
+void pg_warm(int processes)
+{
+    const struct config *cf = config();
+    const struct pg_map *map = pg_map_now();
+    int limit = pg_lease_limit(cf->db_pool_size, cf->db_max_connections,
+                               cf->pool_utilization_threshold, false);
+    struct scope sc;
+    int i, k;
+
+    scope_init(&sc, arena_open(WARM_ARENA_BYTES), WARM_MS);
+    for (i = 0; i < map->n_databases; i++) {
+        struct pg_pool *home = map->databases[i].pool;
+        const struct pg_cast *cast = pg_pool_cast(home);
+        int n_replicas = cast != NULL ? cast->n : 0;
+        int parts = processes * map->n_databases * (1 + n_replicas);
+        int n = (limit + parts - 1) / parts;
+
+        pg_pool_warm(&sc, primary_of(home), false, n);
+        for (k = 0; k < n_replicas; k++) {
+            pg_pool_warm(&sc, cast->replicas[k].pool, true, n);
+        }
+    }
+    scope_done(&sc);
+    arena_close(&sc.arena);
 }

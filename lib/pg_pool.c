@@ -316,6 +316,22 @@ enum err pg_pool_start(struct scope *sc, struct pg_pool *p, bool standby_too, st
     return start_connecting(sc, p, standby_too, pass->probe, 0, conn_out);
 }
 
+void pg_pool_warm(struct scope *sc, struct pg_pool *p, bool standby_too, int n)
+{
+    bool is_had = true;
+
+    for (; is_had && n > 0; n--) {
+        struct pg_pass pass = {.probe = 0};
+        struct pg_conn *c = NULL;
+
+        is_had = pg_pool_reconnect(sc, p, standby_too, &pass, &c) == OK;
+        if (is_had) {
+            pg_pool_put(p, c);
+        }
+        breaker_probe_over(&p->breaker, clock_mono_ms(), pass.probe);
+    }
+}
+
 struct pg_conn *pg_pool_pop_trusted(struct pg_pool *p, bool standby_too, int64_t now_ms)
 {
     struct pg_conn *c;
