@@ -140,18 +140,22 @@ bool door_open(int port, void (*write)(struct strbuf *out))
 {
     pthread_attr_t attributes;
     pthread_t thread;
-    bool is_open;
+    bool is_open = false;
+    int listener;
 
     if (port == 0) {
         return true;
     }
-    door.write = write;
-    door.listener = listen_at(port);
-    pthread_attr_init(&attributes);
-    pthread_attr_setstacksize(&attributes, STACK_BYTES);
-    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-    is_open = door.listener >= 0 && pthread_create(&thread, &attributes, serve, NULL) == 0;
-    pthread_attr_destroy(&attributes);
+    listener = listen_at(port);
+    if (listener >= 0) {
+        door.write = write;
+        door.listener = listener;
+        pthread_attr_init(&attributes);
+        pthread_attr_setstacksize(&attributes, STACK_BYTES);
+        pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+        is_open = pthread_create(&thread, &attributes, serve, NULL) == 0;
+        pthread_attr_destroy(&attributes);
+    }
     if (!is_open) {
         log_event(LOG_WARN, "metrics.door", "METRICS_PORT %d cannot be had: %s", port,
                   strerror(errno));

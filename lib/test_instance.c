@@ -309,7 +309,7 @@ static void test_a_pool_is_found_by_its_name_from_every_process(void **state)
 
 static void test_a_pool_without_room_is_the_processs_own(void **state)
 {
-    struct instance_pool p;
+    static struct instance_pool p; /* for ever, as its memory */
     pid_t child;
 
     (void)state;
