@@ -162,11 +162,17 @@ def test_a_mutated_upload_is_taken_or_refused_with_a_reason(user):
         assert job["status"] == "completed" or job["error"]["code"] == "media_invalid", job
 
 
+def workers(stack):
+    """Pids of the stack's job workers."""
+    return {stack.main_process(name).pid for name in stack.programs_of("worker")}
+
+
 def media_children(stack):
-    """Pids of the media children that work for the stack's job worker."""
+    """Pids of the media children that work for them."""
     found = []
-    for listed in pathlib.Path(f"/proc/{stack.main_process('worker').pid}/task").glob("*/children"):
-        found += [int(pid) for pid in listed.read_text().split()]
+    for pid in workers(stack):
+        for listed in pathlib.Path(f"/proc/{pid}/task").glob("*/children"):
+            found += [int(child) for child in listed.read_text().split()]
     return found
 
 
@@ -193,13 +199,13 @@ def begin(private):
 @pytest.mark.fault
 @pytest.mark.xdist_group("private")
 def test_a_child_that_crashes_costs_an_attempt_and_no_worker(private, begin):
-    worker = private.main_process("worker").pid
+    before = workers(private)
     user, job, child = begin()
     os.kill(child, signal.SIGSEGV)
     told = wait_until(lambda: (lambda j: j if j["attempts"] == 2 else None)(
         user.client.get(f"/api/jobs/{job}").json), 30, "a second attempt", every=0.05)
     assert told["status"] in ("processing", "completed")
-    assert private.main_process("worker").pid == worker
+    assert workers(private) == before
 
 
 @pytest.mark.slow
@@ -207,12 +213,12 @@ def test_a_child_that_crashes_costs_an_attempt_and_no_worker(private, begin):
 @pytest.mark.xdist_group("private")
 def test_a_child_that_hangs_costs_a_job_and_no_worker(private, begin):
     """The mix has three seconds here, each time."""
-    worker = private.main_process("worker").pid
+    before = workers(private)
     user, job, child = begin("mix")
     os.kill(child, signal.SIGSTOP)
     told = audio.wait_job(user.client, job, wanted=("failed",))
     assert (told["error"]["code"], told["attempts"]) == ("timed_out", 4)
-    assert private.main_process("worker").pid == worker
+    assert workers(private) == before
     small = audio.upload(user.client, "a.mp3", tracks.short_mp3())
     taken = user.client.post("/api/audio/convert", {"fileId": small["id"], "format": "wav"}, expect=202).json
     audio.wait_job(user.client, taken["jobId"])

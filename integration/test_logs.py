@@ -114,8 +114,11 @@ def test_a_failure_tells_its_code_in_the_log_and_its_cause_only_there(stack, cli
     ("GET", "/api/nothing", None, {"dbCount": 0, "redisCount": 0, "s3Count": 0,
                                    "arenaBytes": 65536})])
 def test_a_route_keeps_to_its_budget(stack, client, method, path, body, most):
+    traced(client, method, path, json=body)  # a Redis node that has not seen the script is told it once
     request_id, _ = traced(client, method, path, json=body)
     line = the_line(stack, request_id)
+    if method == "POST" and stack.programs_of("replica"):
+        most = most | {"redisCount": most["redisCount"] + 1}  # how far replicas must be for the writer's next read
     for name, bound in most.items():
         assert line[name] <= bound, (name, line[name])
 
