@@ -197,7 +197,10 @@ void rd_trace_close(struct scope *sc, struct rd_trace **t_ptr, struct rd_trace_r
     int status;
 
     *t_ptr = NULL;
-    kill(t->strace, SIGINT);
+    /* Asked to end, strace waits for each thread to stop, one after the other: for ever where one
+     * is in vfork() and its child has been stopped, and with it stands all that it looks at.
+     * Killed, it lets go of all at once (ptrace(2)); its lines were written as they came. */
+    kill(t->strace, SIGKILL);
     while (waitpid(t->strace, &status, 0) < 0 && errno == EINTR) {
     }
     pthread_join(t->reader, NULL);
