@@ -251,16 +251,16 @@ static enum err connect_new(struct scope *sc, struct pg_pool *p, bool standby_to
 {
     const struct config *cf = config();
     int64_t limit_ms = standby_too ? REPLICA_CONN_MS : cf->db_connection_timeout;
-    int64_t start_us = clock_mono_us(), waited_us;
+    int64_t start_us = clock_mono_us(), start_ms = clock_mono_ms(), waited_ms;
     struct pg_answer why = {.rows = NULL};
     enum pg_fate fate;
 
     TRY(start_connecting(sc, p, standby_too, probe,
                          start_us + scope_left_ms(sc, cf->pool_wait_ms) * 1000, conn_out));
     fate = pg_conn_finish(*conn_out, clock_mono_ms() + scope_left_ms(sc, limit_ms), &why);
-    waited_us = clock_mono_us() - start_us;
-    TRY(pg_pool_connected(sc, p, probe, conn_out, fate, waited_us / 1000, why.message));
-    sc->timing.pool_wait_us += waited_us;
+    waited_ms = clock_mono_ms() - start_ms; /* by the clock of the time limit: none too short */
+    TRY(pg_pool_connected(sc, p, probe, conn_out, fate, waited_ms, why.message));
+    sc->timing.pool_wait_us += clock_mono_us() - start_us;
     return OK;
 }
 
