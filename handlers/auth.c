@@ -77,16 +77,19 @@ static enum err find_user(struct req *r, const char *email, struct user *user_ou
 {
     struct scope *sc = req_scope(r);
     struct email_row row = {{{0}}};
+    struct id id;
     enum err e;
 
+    pg_keep_up(sc, id_place_of_email(email));
     e = pg_one(sc, q_emails_find(sc, id_place_of_email(email), email, 0), &shape_email_row, &row);
     if (e != ERR_NOT_FOUND) {
         TRY(e);
     }
     *found_out = e == OK;
     pg_release(sc); /* one connection at a time: two would let requests wait for each other */
-    e = pg_one(sc, q_users_by_id(sc, *found_out ? row.user_id : id_make_user()), &shape_user,
-               user_out);
+    id = *found_out ? row.user_id : id_make_user();
+    pg_keep_up(sc, id_place(id));
+    e = pg_one(sc, q_users_by_id(sc, id), &shape_user, user_out);
     if (e != ERR_NOT_FOUND) {
         TRY(e);
     }

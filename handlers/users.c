@@ -53,6 +53,7 @@ enum err h_users_get(struct req *r)
         return reply_cached(r, &got);
     }
     sc->reads_replica = false; /* what is kept for all must not be older than its invalidation */
+    pg_keep_up(sc, id_place(id));
     e = pg_one(sc, q_users_profile(sc, id), &shape_profile, &profile);
     if (e != OK && e != ERR_NOT_FOUND && got.text != NULL) {
         scope_forgive(sc);

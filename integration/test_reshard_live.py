@@ -76,7 +76,7 @@ class Person(threading.Thread):
     def run(self):
         try:
             while not self.stopping.is_set():
-                if not self.users or self.random.random() < 0.05:
+                if not self.users or self.random.random() < 0.2:
                     self.register()
                 act = self.random.choice([self.rename, self.rename, self.upload, self.read])
                 act(self.random.choice(list(self.users)))

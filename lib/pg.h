@@ -71,6 +71,12 @@ MUST_USE enum err pg_commit(struct scope *sc, struct place place);
 /* Roll back; never fails (a broken connection is dropped, which rolls back too). */
 void pg_rollback(struct scope *sc, struct place place);
 
+/* For a read that has no mark and must not be of the old place, since it refuses somebody where it
+ * finds nothing (a log-in) or fills a cache: follow the newest map first. Asks the place's database
+ * where its shards are being moved, which every process knows before they are; costs nothing
+ * otherwise. */
+void pg_keep_up(struct scope *sc, struct place place);
+
 /* Reading one's own writes. Where there are replicas, or shards have just moved, a scope's writes
  * note the position in the log behind them. pg_written(): what the scope has written in the
  * place's database, false: nothing (that needs noting). pg_see(): the scope's reads of the place's

@@ -200,6 +200,22 @@ enum err pg_map_refresh(struct scope *sc, const char *location)
     return scope_fail(sc, ERR_INTERNAL, "no database of the map is at %s", location);
 }
 
+void pg_keep_up(struct scope *sc, struct place place)
+{
+    const struct pg_map *map;
+
+    do {
+        const struct pg_map_database *d;
+
+        map = pg_map_now();
+        d = &map->databases[pg_map_database_of(map, place)];
+        if ((d->flags & (PG_MAP_MOVING | PG_MAP_FRESH)) == 0) {
+            return;
+        }
+        (void)!ask_pool(d->pool, scope_left_ms(sc, ASK_LIMIT_MS));
+    } while (pg_map_now() != map);
+}
+
 void pg_follow_catch_up(struct scope *sc, struct place place, int64_t epoch)
 {
     const struct pg_map *map = pg_map_now();
