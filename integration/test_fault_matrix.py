@@ -269,7 +269,7 @@ def connections_open(api):
 
 def test_connections_are_there_before_the_first_request(private):
     """Both processes together open what may be in use at once; a health check asks no database."""
-    with api_instance(private, "warm", 2, DB_POOL_SIZE=20, POOL_UTILIZATION_THRESHOLD=85) as api:
+    with api_instance(private, "warm", 2, DB_POOL_SIZE=20, DB_MAX_CONNECTIONS=100, POOL_UTILIZATION_THRESHOLD=85) as api:
         wait_until(lambda: connections_open(api) >= 17, 10, "the connections")
 
 

@@ -153,7 +153,9 @@ class User:
         assert reply.status == 201, repr(reply)
         self.id = reply.json["id"]
         if login:
-            self.client.token = self.login().json["token"]
+            reply = self.login()
+            assert reply.status == 200, repr(reply)
+            self.client.token = reply.json["token"]
 
     def login(self, address=None, password=None, **options):
         """Open one more session of this account."""

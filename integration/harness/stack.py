@@ -21,7 +21,7 @@ import redis
 import requests
 from supervisor.xmlrpc import SupervisorTransport
 
-from . import fired, waits
+from . import apilab, fired, waits
 from .client import Client, User
 from .s3client import s3_client
 
@@ -214,10 +214,14 @@ class Stack:
         replica, s3, nginx."""
         return [n for n in self.programs() if re.fullmatch(rf"{kind}(-[a-z]+)*(-\d+)?", n)]
 
+    def fastcgi_sockets(self):
+        """Paths of the unix sockets that the instances listen on."""
+        argvs = [program["argv"] for name, program in self.programs().items() if name in self.programs_of("api")]
+        return [words[words.index("-s") + 1] for words in argvs]
+
     def fastcgi_socket(self):
-        """Path of the unix socket that the first instance listens on."""
-        words = self.programs()["api"]["argv"]
-        return words[words.index("-s") + 1]
+        """The first one's."""
+        return self.fastcgi_sockets()[0]
 
     # Processes
 
@@ -338,11 +342,20 @@ class Stack:
         except requests.RequestException:
             return None
 
+    @staticmethod
+    def _is_ready(path):
+        """Does the instance at that socket say so?"""
+        with contextlib.suppress(OSError):
+            return apilab.directly(path, "GET", "/api/system/status")[0] == 200
+        return False
+
     def wait_ready(self, seconds=READY_S):
-        """Wait until the stack says that it is ready."""
-        return waits.wait_until(
-            lambda: (reply := self.status()) is not None and reply.status_code == 200,
-            seconds, f"{self.url} to be ready", every=0.1)
+        """Wait until the stack says that it is ready, and each of its instances, past the proxy."""
+        def are_ready():
+            reply = self.status()
+            return reply is not None and reply.status_code == 200 and all(
+                self._is_ready(path) for path in self.fastcgi_sockets())
+        return waits.wait_until(are_ready, seconds, f"{self.url} to be ready", every=0.1)
 
 
 def wait_steady(client, path="/api/auth/me", seconds=60):
