@@ -403,6 +403,7 @@ void pg_open(void)
 void pg_close(void)
 {
     pg_servers_close();
+    pg_follow_stop();
+    pg_pools_close(); /* the pools' thread reads the map */
     pg_follow_close();
-    pg_pools_close();
 }

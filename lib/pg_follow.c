@@ -330,7 +330,7 @@ void pg_follow_open(void)
     }
 }
 
-void pg_follow_close(void)
+void pg_follow_stop(void)
 {
     pthread_mutex_lock(&follow.mutex);
     follow.is_closing = true;
@@ -338,6 +338,10 @@ void pg_follow_close(void)
     pthread_mutex_unlock(&follow.mutex);
     pthread_join(follow.thread, NULL);
     pthread_cond_destroy(&follow.wake);
+}
+
+void pg_follow_close(void)
+{
     atomic_store(&follow.now, NULL);
     atomic_store(&follow.hint, NULL);
     while (follow.newest != NULL) {

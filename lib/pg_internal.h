@@ -317,6 +317,9 @@ void pg_tx_abandon(struct pg_lease *lease);
 /* Publish the configuration's map, then the newest that any of its databases holds; after that a
  * thread follows. Waits a bounded time for databases that do not answer. */
 void pg_follow_open(void);
+
+/* End the thread; then, when nobody asks for the map any more, forget all maps. */
+void pg_follow_stop(void);
 void pg_follow_close(void);
 
 /* Ask that connection's database for a newer map than this process has, and publish it. */
