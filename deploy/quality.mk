@@ -53,12 +53,12 @@ sanitize: ## unit and integration tests under ASan+UBSan and under TSan
 integration-sanitized: build
 	@$(MAKE) --no-print-directory SAN= B=$(PLAIN) $(PLAIN)/bin/maxbooster-media
 	@cp $(PLAIN)/bin/maxbooster-media $(B)/bin/
-	@rm -f $(B)/findings.*
-	@ASAN_OPTIONS=log_path=$(abspath $(B))/findings \
-		TSAN_OPTIONS=log_path=$(abspath $(B))/findings:halt_on_error=0 \
-		UBSAN_OPTIONS=print_stacktrace=1:log_path=$(abspath $(B))/findings \
+	@rm -rf $(B)/findings && install -d -m 1777 $(B)/findings # as root, servers run as somebody else
+	@ASAN_OPTIONS=log_path=$(abspath $(B))/findings/of \
+		TSAN_OPTIONS=log_path=$(abspath $(B))/findings/of:halt_on_error=0:suppressions=$(abspath deploy/tsan.supp) \
+		UBSAN_OPTIONS=print_stacktrace=1:log_path=$(abspath $(B))/findings/of \
 		deploy/run-integration-tests $(PYTEST_ARGS)
-	@! cat $(B)/findings.* 2>/dev/null
+	@! cat $(B)/findings/of.* 2>/dev/null
 
 # Which lines the tests run. Processes write their counts as they end, so those that tests kill -9 are missing, as is
 # the media child under seccomp; the servers' user must be able to write them. COVERAGE_TESTS="" leaves the
