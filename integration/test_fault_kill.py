@@ -107,7 +107,7 @@ def test_a_job_whose_worker_was_killed_has_not_used_up_an_attempt(private, user)
     wait_until(lambda: user.client.get(f"/api/jobs/{job}").json["status"] == "processing", 20,
                "the job to start")
     private.kill_workers()
-    ended = audio.wait_job(user.client, job)
+    ended = audio.wait_job(user.client, job, seconds=240)  # an hour's encoding, on a machine that has other work
     assert ended["attempts"] == 1
     made = [f for f in user.client.get("/api/audio").json["items"] if f["origin"] == "convert"]
     assert len(made) == 1, "the effect took place once"
