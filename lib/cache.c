@@ -4,8 +4,8 @@
 #include "lib/cache.h"
 
 #include <string.h>
-#include <time.h>
 
+#include "lib/clock.h"
 #include "lib/config.h"
 #include "lib/crypto.h"
 #include "lib/metrics.h"
@@ -109,7 +109,6 @@ static bool look(struct scope *sc, const struct keys *k, struct cache_got *got)
 void cache_get(struct scope *sc, const char *name, struct cache_got *got_out)
 {
     struct keys k = keys_of(sc->arena, name);
-    const struct timespec pause = {.tv_nsec = LOOK_MS * 1000000L};
     int waited_ms;
 
     *got_out = (struct cache_got){.state = CACHE_BUILD};
@@ -121,7 +120,7 @@ void cache_get(struct scope *sc, const char *name, struct cache_got *got_out)
         if (waited_ms >= CACHE_WAIT_MS || scope_left_ms(sc, CACHE_WAIT_MS) < CACHE_WAIT_MS) {
             break;
         }
-        nanosleep(&pause, NULL);
+        clock_nap_ms(LOOK_MS);
     }
     metrics_add(METRIC_CACHE_HITS, got_out->state == CACHE_FRESH);
     metrics_add(METRIC_CACHE_STALE, got_out->state == CACHE_STALE);

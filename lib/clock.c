@@ -31,6 +31,13 @@ int64_t clock_mono_ms(void)
     return clock_mono_us() / 1000;
 }
 
+void clock_nap_ms(int64_t ms)
+{
+    const struct timespec time = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000};
+
+    nanosleep(&time, NULL);
+}
+
 void clock_test_set(int64_t wall_ms, int64_t mono_us)
 {
     test_wall_ms = wall_ms;

@@ -14,6 +14,9 @@ int64_t clock_mono_us(void);
 /* Milliseconds of the same clock. */
 int64_t clock_mono_ms(void);
 
+/* Sleep; shorter where a signal comes. */
+void clock_nap_ms(int64_t ms);
+
 /* Tests only: from now on the wall clock stands at wall_ms and the monotonic one at mono_us
  * (negative: real clocks again). Not for use with threads running. */
 void clock_test_set(int64_t wall_ms, int64_t mono_us);

@@ -97,12 +97,10 @@ static bool lock_file(int fd, int64_t wait_ms)
     int64_t until_ms = clock_mono_ms() + wait_ms;
 
     while (!lock_byte(fd, LOCK_BYTE, F_WRLCK)) {
-        struct timespec pause = {.tv_nsec = 1000000};
-
         if ((errno != EAGAIN && errno != EACCES) || clock_mono_ms() >= until_ms) {
             return false;
         }
-        nanosleep(&pause, NULL);
+        clock_nap_ms(1);
     }
     return true;
 }

@@ -505,10 +505,9 @@ bool pg_replica_may_serve(const struct pg_server_row *row, int64_t now_ms, int64
 static void pause_until(int64_t until_ms)
 {
     int64_t left_ms = until_ms - clock_mono_ms();
-    struct timespec ts = {.tv_nsec = left_ms * 1000000};
 
     if (left_ms > 0 && left_ms <= SAMPLE_MS) {
-        nanosleep(&ts, NULL);
+        clock_nap_ms(left_ms);
     }
 }
 

@@ -456,7 +456,6 @@ static bool put_off(struct route *r, const struct redis_reply *reply)
 {
     bool is_slots = has_prefix(reply->text, "TRYAGAIN "); /* of a slot that moves: soon over */
     int64_t ms = r->pauses > 5 ? PAUSE_MAX_MS : (int64_t)PAUSE_FIRST_MS << r->pauses;
-    struct timespec pause;
 
     r->ask_node = -1;
     if (!is_slots) {
@@ -472,8 +471,7 @@ static bool put_off(struct route *r, const struct redis_reply *reply)
         }
         return false;
     }
-    pause = (struct timespec){.tv_nsec = (long)ms * 1000000};
-    (void)nanosleep(&pause, NULL);
+    clock_nap_ms(ms);
     return true;
 }
 

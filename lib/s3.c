@@ -178,7 +178,6 @@ static enum err call_try(struct call *c, const char *payload_hash)
 /* Wait before a further try; false where the deadline leaves no time for it. */
 static bool pause_before_try(const struct call *c, int try_number)
 {
-    struct timespec pause;
     uint64_t random;
     int64_t ms;
 
@@ -187,8 +186,7 @@ static bool pause_before_try(const struct call *c, int try_number)
     if (scope_left_ms(c->sc, ms + 1) <= ms) {
         return false;
     }
-    pause = (struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000};
-    nanosleep(&pause, NULL);
+    clock_nap_ms(ms);
     return true;
 }
 

@@ -9,7 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "deploy/ctl/ctl.h"
@@ -138,7 +137,6 @@ static void tell_behind(const struct fleet_member *members, size_t n, int64_t ep
 /* Wait until everybody follows; tells who does not. */
 static int await(struct scope *sc, int64_t epoch)
 {
-    const struct timespec look = {.tv_nsec = FOLLOW_LOOK_MS * 1000000L};
     int64_t start = clock_mono_ms();
 
     for (;;) {
@@ -159,7 +157,7 @@ static int await(struct scope *sc, int64_t epoch)
                    n - n_behind, n, clock_mono_ms() - start);
             return n_behind == 0 ? CTL_DONE : CTL_FAILED;
         }
-        nanosleep(&look, NULL);
+        clock_nap_ms(FOLLOW_LOOK_MS);
     }
 }
 

@@ -99,7 +99,6 @@ int ctl_queue_resume(struct scope *sc, int argc, char **argv)
 /* Pause, then wait until nothing of the queue runs. */
 int ctl_queue_drain(struct scope *sc, int argc, char **argv)
 {
-    const struct timespec look = {.tv_nsec = DRAIN_LOOK_MS * 1000000L};
     int64_t until = clock_mono_ms() + DRAIN_LIMIT_MS;
     struct queue_stats s = {.n_leased = 1};
     int status = set_paused(sc, argv[0], true);
@@ -120,7 +119,7 @@ int ctl_queue_drain(struct scope *sc, int argc, char **argv)
             return CTL_FAILED;
         }
         if (s.n_leased > 0) {
-            clock_nanosleep(CLOCK_MONOTONIC, 0, &look, NULL);
+            clock_nap_ms(DRAIN_LOOK_MS);
         }
     }
     if (status == CTL_DONE) {

@@ -1,6 +1,5 @@
 /* maxboosterctl readiness: the checklist, line by line. */
 #include <inttypes.h>
-#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -280,7 +279,7 @@ static bool check_all(struct rd *rd)
             continue;
         }
         while (lines[i].check == rd_local_files && clock_mono_ms() < until_ms) {
-            poll(NULL, 0, LOOK_MS); /* what else the fleet does is looked at too */
+            clock_nap_ms(LOOK_MS); /* what else the fleet does is looked at too */
         }
         rd_renew(rd);
         verdict = lines[i].check(rd, &evidence);

@@ -1,7 +1,6 @@
 /* What readiness reads of the fleet: its members, its doors, its replicas, its configuration. */
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "deploy/ctl/readiness.h"
@@ -60,13 +59,6 @@ enum rd_verdict rd_instances(struct rd *rd, const char **evidence_out)
 
 /* --- Reads to replicas. --- */
 
-static void pause_between_looks(void)
-{
-    const struct timespec time = {.tv_nsec = LOOK_AGAIN_MS * 1000000L};
-
-    nanosleep(&time, NULL);
-}
-
 /* Is it a replica that follows closely? What is wrong, or NULL. */
 static const char *look_at_replica(struct rd *rd, const char *url)
 {
@@ -103,7 +95,7 @@ static const char *fault_of_replica(struct rd *rd, const char *url)
     const char *fault;
 
     while ((fault = look_at_replica(rd, url)) != NULL && clock_mono_ms() < until_ms) {
-        pause_between_looks();
+        clock_nap_ms(LOOK_AGAIN_MS);
     }
     return fault;
 }
@@ -148,7 +140,7 @@ static double read_lists(struct rd *rd)
         }
         n = count_replica_calls(rd);
         if (n <= 0) {
-            pause_between_looks();
+            clock_nap_ms(LOOK_AGAIN_MS);
         }
     }
     if (session_end_all(rd->sc, user, (struct id){{0}}) != OK) {

@@ -5,7 +5,6 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <spawn.h>
@@ -184,7 +183,7 @@ enum err rd_trace_open(struct scope *sc, const pid_t *pids, size_t n, struct rd_
     }
     while (atomic_load(&t->n_attached) < n && !atomic_load(&t->is_ended) &&
            clock_mono_ms() < until_ms) {
-        poll(NULL, 0, LOOK_MS);
+        clock_nap_ms(LOOK_MS);
     }
     *out = t;
     return OK;

@@ -4,7 +4,6 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 #include "lib/clock.h"
 #include "lib/config.h"
@@ -54,13 +53,6 @@ void rs_say(const struct rs *rs, const char *format, ...)
     putchar('\n');
     fflush(stdout);
     va_end(args);
-}
-
-void rs_nap(int64_t ms)
-{
-    struct timespec t = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000};
-
-    nanosleep(&t, NULL);
 }
 
 const char *rs_conninfo(struct rs *rs, const char *location)

@@ -104,9 +104,6 @@ MUST_USE enum err rs_number(struct rs *rs, struct pg_admin *c, const char *sql, 
 MUST_USE enum err rs_do(struct rs *rs, struct pg_admin *c, int64_t timeout_ms, const char *format,
                         ...) PRINTF_LIKE(4, 5);
 
-/* Sleep. */
-void rs_nap(int64_t ms);
-
 /* --- The map (reshard_map.c). --- */
 
 /* The newest map that any database knows, into rs->map; the configured one is its beginning. */

@@ -27,7 +27,7 @@ static enum err change_table(struct rs *rs, struct pg_admin *c, const char *sql)
 
     for (tries = 0; tries < TRIGGER_TRIES && e == ERR_TIMED_OUT; tries++) {
         if (tries > 0) {
-            rs_nap(TRIGGER_NAP_MS);
+            clock_nap_ms(TRIGGER_NAP_MS);
         }
         e = rs_do(rs, c, RS_ASK_MS, "SET LOCAL lock_timeout = %d; %s", LOCK_MS, sql);
     }
@@ -310,7 +310,7 @@ enum err rs_cut_over(struct rs *rs, const struct rs_cut *cut)
         } else if (e == ERR_TIMED_OUT) {
             rs_say(rs, "not yet: %s; gate opened after %lld ms, next try soon", rs->sc->cause,
                    (long long)(clock_mono_us() - start_us) / 1000);
-            rs_nap(RETRY_NAP_MS);
+            clock_nap_ms(RETRY_NAP_MS);
         }
     }
     return e;

@@ -280,7 +280,7 @@ static enum err cut_forward(struct rs *rs, struct rs_run *run)
         TRY(rs_stream_publish(rs, &reverse[i]));
     }
     if (until_ms > clock_mono_ms()) {
-        rs_nap(until_ms - clock_mono_ms());
+        clock_nap_ms(until_ms - clock_mono_ms());
     }
     TRY(compare_and_cut(rs, run, streams, reverse, false));
     run->state = "cut";
@@ -343,7 +343,7 @@ static enum err cut_back(struct rs *rs, struct rs_run *run)
         TRY(rs_gate_make(rs, run->targets[i].location));
     }
     TRY(announce(rs, run, true, true));
-    rs_nap(ANNOUNCE_MS);
+    clock_nap_ms(ANNOUNCE_MS);
     TRY(compare_and_cut(rs, run, reverse, NULL, true));
     run->state = "opened";
     return OK;

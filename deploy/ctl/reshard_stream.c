@@ -170,7 +170,7 @@ enum err rs_stream_await_copy(struct rs *rs, const struct rs_stream *s)
             said_ms = clock_mono_ms();
         }
         if (left > 0) {
-            rs_nap(RS_POLL_MS);
+            clock_nap_ms(RS_POLL_MS);
         }
     }
     return OK;
@@ -206,7 +206,7 @@ enum err rs_stream_await(struct rs *rs, const struct rs_stream *s, const char *l
             TRY(check_slot(rs, s));
             return scope_fail(rs->sc, ERR_TIMED_OUT, "%s is behind %s", s->to, params[1]);
         }
-        rs_nap(AWAIT_NAP_MS);
+        clock_nap_ms(AWAIT_NAP_MS);
     }
 }
 
@@ -237,7 +237,7 @@ enum err rs_slot_drop(struct rs *rs, const char *location, const char *slot)
         if (tries == DROP_TRIES) {
             return scope_fail(rs->sc, ERR_CONFLICT, "slot %s is in use", slot);
         }
-        rs_nap(DROP_NAP_MS);
+        clock_nap_ms(DROP_NAP_MS);
     }
 }
 
@@ -276,7 +276,7 @@ static enum err end_workers(struct rs *rs, const struct rs_stream *s, struct pg_
         if (n == 0) {
             return OK;
         }
-        rs_nap(DROP_NAP_MS);
+        clock_nap_ms(DROP_NAP_MS);
     }
     return scope_fail(rs->sc, ERR_CONFLICT, "the workers of %s do not end", s->name);
 }
