@@ -226,7 +226,7 @@ def test_a_process_that_holds_too_much_memory_is_replaced_one_at_a_time(private,
     statuses, most_gone = [], 0
     tell(MEMORY_WARNING_THRESHOLD=1, MEMORY_SHED_BULK_THRESHOLD=1,
          MEMORY_SHED_BEST_EFFORT_THRESHOLD=1, MEMORY_RECYCLE_THRESHOLD=1)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 30
 
     def ask(_):
         client = private.client()  # another address, so that a fast machine meets no limit

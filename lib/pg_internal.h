@@ -207,7 +207,6 @@ MUST_USE enum err pg_pool_reconnect(struct scope *sc, struct pg_pool *p, bool st
 
 /* An idle connection that needs no question before it is trusted, NULL: there is none. Else begin
  * a new one, step it (pg_conn.c), and tell how it went: never waits. */
-
 struct pg_conn *pg_pool_pop_trusted(struct pg_pool *p, bool standby_too, int64_t now_ms);
 MUST_USE enum err pg_pool_start(struct scope *sc, struct pg_pool *p, bool standby_too,
                                 struct pg_pass *pass, struct pg_conn **conn_out);

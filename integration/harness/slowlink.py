@@ -33,7 +33,7 @@ class SlowLink:
 
     def __init__(self, target=None):
         self.target, self.delay_s, self.is_silent = target, 0.0, False
-        self.n_accepted = self.n_open = self.most_open = 0
+        self.n_accepted = self.most_open = 0
         self._socket, self._server = bound_socket(), None
         self.port = self._socket.getsockname()[1]
         self._writers, self._clients = set(), set()
@@ -41,6 +41,11 @@ class SlowLink:
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
         self.up()
+
+    @property
+    def n_open(self):
+        """Connections whose end we have not read."""
+        return len(self._clients)
 
     def _serve(self):
         asyncio.set_event_loop(self._loop)
@@ -51,14 +56,12 @@ class SlowLink:
 
     async def _accept(self, reader, writer):
         self.n_accepted += 1
-        self.n_open += 1
         self._writers.add(writer)
         self._clients.add(writer)
         self.most_open = max(self.most_open, sum(map(_is_established, self._clients)))
         try:
             await self._forward(reader, writer)
         finally:
-            self.n_open -= 1
             self._clients.discard(writer)
             self._writers.discard(writer)
             writer.close()
@@ -118,7 +121,7 @@ class SlowLink:
 
     def mark(self):
         """Count most_open from now on."""
-        self.most_open = 0
+        self.most_open = self.n_open
 
     def close(self):
         """End it."""

@@ -216,7 +216,8 @@ class Stack:
 
     def fastcgi_sockets(self):
         """Paths of the unix sockets that the instances listen on."""
-        argvs = [program["argv"] for name, program in self.programs().items() if name in self.programs_of("api")]
+        programs = self.programs()
+        argvs = [programs[name]["argv"] for name in self.programs_of("api")]
         return [words[words.index("-s") + 1] for words in argvs]
 
     def fastcgi_socket(self):
